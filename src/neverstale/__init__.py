@@ -1,0 +1,1 @@
+"""Neverstale: a Redis caching layer whose invalidation can be trusted."""
