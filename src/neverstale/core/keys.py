@@ -1,0 +1,162 @@
+"""Names of everything that is stored in Redis, and what may stand in them.
+
+Rules:
+- An entry is `<namespace>:v<version>:<prefix><key>`; a tag's SET is `<namespace>:cache:tag:{<tag>}`, its stamp
+  the same with `:stamp`. Tags carry no version: while old and new processes run side by side, a write in either
+  reaches the entries of both.
+- Input never forms a Redis Cluster hash tag, so nobody can pile keys up in one slot: `{` is stored as `%7B`.
+  A `%7B` that the input has already is stored as `%257B`, and so on, so that no two keys ever share a name.
+- An entry key of more than 512 bytes keeps a readable head and ends in a digest of the whole key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from neverstale.errors import UsageError
+
+__all__ = ["Keys", "check_tag", "check_tags", "escape_glob"]
+
+#: Redis takes keys up to 512 MB, but compares and sends them whole with every command; names that people
+#: can read end long before this.
+MAX_KEY_BYTES: Final = 512
+_DIGEST_BYTES: Final = 65  # "~" and 64 hexadecimal digits
+#: Below this a key of ASCII needs no further look: it cannot be too long, nor end in something like a digest
+#: *and* have the length of a shortened key.
+_SHORT: Final = MAX_KEY_BYTES - _DIGEST_BYTES
+MAX_TAG_BYTES: Final = 256
+
+_BRACE = re.compile(r"%((?:25)*7B)")
+_GLOB = re.compile(r"([*?\[\]\\])")
+
+
+def _tame(text: str) -> str:
+    """Write `{` so that Redis does not take it for the start of a hash tag; injective."""
+    if "%" in text:
+        text = _BRACE.sub(r"%25\1", text)
+    return text.replace("{", "%7B")
+
+
+def escape_glob(text: str) -> str:
+    r"""Return `text` with `* ? [ ] \` escaped, to be put as it is into a pattern.
+
+    Use it for whatever comes from outside: `cache.invalidate_pattern(f"user:{escape_glob(name)}:*")`.
+    """
+    return _GLOB.sub(r"\\\1", text)
+
+
+def check_tag(tag: str) -> str:
+    """Return `tag` if it may name a tag: a string of 1 to 256 bytes of UTF-8.
+
+    Raises:
+        UsageError: it may not.
+    """
+    if not isinstance(tag, str):
+        raise UsageError(f"a tag is a string, not {type(tag).__name__}: {tag!r}")
+    if not tag or len(_utf8(tag, "tag")) > MAX_TAG_BYTES:
+        raise UsageError(f"a tag has 1 to {MAX_TAG_BYTES} bytes: {tag[:80]!r}")
+    return tag
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return the distinct `tags` in their order.
+
+    Raises:
+        UsageError: one of them may not name a tag, or a single string was given where several are expected.
+    """
+    if not tags:
+        return ()
+    if isinstance(tags, str):
+        raise UsageError(f"tags is a list of strings, not one string: write tags=[{tags!r}]")
+    return tuple(dict.fromkeys(check_tag(tag) for tag in tags))
+
+
+def _utf8(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"a {what} is text that can be written as UTF-8: {text[:80]!a}") from error
+
+
+class Keys:
+    """The names of one namespace, version and prefix."""
+
+    __slots__ = ("_long", "_tags", "channel", "head", "namespace", "prefix", "version")
+
+    def __init__(self, namespace: str, version: int, prefix: str) -> None:
+        if not isinstance(prefix, str):
+            raise UsageError(f"a prefix is a string, not {type(prefix).__name__}")
+        space = f"{namespace}:" if namespace else ""
+        self.namespace = namespace
+        self.version = version
+        self.prefix = prefix
+        #: In front of every entry key.
+        self.head = f"{space}v{version}:{_tame(prefix)}"
+        #: Where invalidations are announced to other processes.
+        self.channel = f"{space}cache:invalidate"
+        self._tags = f"{space}cache:tag:{{"
+        self._long = _SHORT - len(_utf8(self.head, "prefix"))
+        if self._long < MAX_KEY_BYTES // 4:
+            raise UsageError(f"namespace and prefix are too long together: {self.head[:80]!r}")
+
+    def __repr__(self) -> str:
+        return f"Keys({self.head!r})"
+
+    def entry(self, key: str) -> str:
+        """Return the Redis key of an entry.
+
+        Raises:
+            UsageError: `key` is not a string, is empty, or cannot be written as UTF-8.
+        """
+        try:
+            # The common key needs no more than this; it is on the way of every hit.
+            if key.isascii() and "{" not in key and "%" not in key and 0 < len(key) <= self._long:
+                return self.head + key
+        except AttributeError:
+            pass
+        return self._entry(key)
+
+    def _entry(self, key: str) -> str:
+        if not isinstance(key, str):
+            raise UsageError(f"a key is a string, not {type(key).__name__}: {key!r}")
+        if not key:
+            raise UsageError("a key has at least one character")
+        name = self.head + _tame(key)
+        raw = _utf8(name, "key")
+        # A short key that looks like a shortened one is shortened too: nobody can name another's digest.
+        if len(raw) <= _SHORT or (len(raw) <= MAX_KEY_BYTES and raw[-_DIGEST_BYTES : 1 - _DIGEST_BYTES] != b"~"):
+            return name
+        digest = hashlib.sha256(raw).hexdigest()
+        return raw[:_SHORT].decode(errors="ignore") + "~" + digest
+
+    def pattern(self, pattern: str) -> str:
+        """Return the glob that finds the entries of this prefix whose keys match `pattern` (Redis' glob).
+
+        A `{` in a key is three characters in Redis: `*` matches it, `?` does not. Of a key above 512 bytes only
+        the head can be matched.
+
+        Raises:
+            UsageError: `pattern` is not a string, or is empty.
+        """
+        if not isinstance(pattern, str):
+            raise UsageError(f"a pattern is a string, not {type(pattern).__name__}: {pattern!r}")
+        if not pattern:
+            raise UsageError("a pattern has at least one character; '*' is everything under this prefix")
+        _utf8(pattern, "pattern")
+        return escape_glob(self.head) + _tame(pattern)
+
+    def members(self, tag: str) -> str:
+        """Return the key of the SET of the keys that carry `tag`."""
+        return f"{self._tags}{self._tag(tag)}}}"
+
+    def stamp(self, tag: str) -> str:
+        """Return the key of the stamp of `tag`."""
+        return f"{self._tags}{self._tag(tag)}}}:stamp"
+
+    @staticmethod
+    def _tag(tag: str) -> str:
+        # "}" too: it would end the hash tag early, or make it empty, and part the stamp from its SET.
+        return tag if tag.isalnum() else tag.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")

@@ -1,0 +1,81 @@
+"""Invalidate one key, or all that match a pattern.
+
+A lease stands in its entry's own key, so deleting the key cancels the fill that is in flight. SCAN returns every key
+that is there from its beginning to its end; a lease placed after it began belongs to a load that began after it, and
+sees the truth of now.
+
+On a cluster a key can move from a primary not yet scanned to one scanned already. So the primaries and the slots on
+the move are compared before and after, and the scan repeated until it ran undisturbed, or twice under one and the same
+move: a slot moves in one direction, so what the first pass missed has arrived where the second looks.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from neverstale.errors import RedisUnavailable
+from neverstale.receipt import Receipt
+
+from .commands import Announce, Clock, Drop, Flow, Scan, Topology
+from .keys import Keys
+
+__all__ = ["invalidate_keys", "invalidate_pattern"]
+
+#: Keys looked at in one step of SCAN: a fraction of a millisecond of the server's time.
+_STEP: Final = 1000
+#: Each pass needs a calm second or so; slots that do not come to rest in ten passes need an operator.
+_PASSES: Final = 10
+
+
+def invalidate_keys(names: tuple[str, ...], entries: tuple[str, ...]) -> Flow[Receipt]:
+    """Delete entries, given by the names that the caller knows and by their Redis keys.
+
+    Raises:
+        RedisUnavailable: some of them may still be there.
+    """
+    began = yield from Clock()
+    removed = yield from Drop(entries)
+    return (yield from _receipt("key", names, removed, began))
+
+
+def invalidate_pattern(pattern: str, keys: Keys) -> Flow[Receipt]:
+    """Delete every entry under the prefix of `keys` whose key matches `pattern`.
+
+    Raises:
+        RedisUnavailable: Redis did not answer, or the slots of the cluster would not come to rest; entries that match
+            may still be there.
+    """
+    began = yield from Clock()
+    glob = keys.pattern(pattern)
+    removed = 0
+    before = yield from Topology()
+    for _ in range(_PASSES):
+        for node in before.nodes:
+            removed += yield from _sweep(node, glob)
+        after = yield from Topology()
+        calm = after.signature == before.signature
+        if calm and not after.moving:
+            return (yield from _receipt("pattern", (pattern,), removed, began))
+        if calm:
+            for node in before.nodes:
+                removed += yield from _sweep(node, glob)
+            if (yield from Topology()).signature == before.signature:
+                return (yield from _receipt("pattern", (pattern,), removed, began))
+        before = yield from Topology()
+    raise RedisUnavailable(f"the slots of the cluster kept moving during {_PASSES} scans")
+
+
+def _sweep(node: str, glob: str) -> Flow[int]:
+    removed, cursor = 0, 0
+    while True:
+        cursor, found = yield from Scan(node, cursor, glob, _STEP)
+        if found:
+            removed += yield from Drop(tuple(found))
+        if not cursor:
+            return removed
+
+
+def _receipt(kind: Literal["key", "pattern"], names: tuple[str, ...], removed: int, began: float) -> Flow[Receipt]:
+    receipt = Receipt(kind, names, removed, "applied", (yield from Clock()) - began)
+    yield from Announce(receipt)
+    return receipt

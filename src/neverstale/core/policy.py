@@ -1,0 +1,124 @@
+"""What a read may do with what it found: pure decisions.
+
+The rule that everything hangs on: **an entry is valid only while every one of its own tags still has the stamp that
+the entry was loaded under.** A stamp that is missing matches nothing. What tags a caller names only says which stamps
+are brought along; it never makes an entry valid.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from .entry import Entry, parse
+
+__all__ = ["DAY_MS", "Seen", "State", "TagMemory", "examine", "tag_ttl", "valid"]
+
+#: The longest that anything lives in Redis.
+DAY_MS: Final = 86_400_000
+#: How much longer than its entries a tag lives: what may pass between reading a stamp and the fill, beside the load.
+_SLACK_MS: Final = 60_000
+
+
+class State(enum.Enum):
+    """What a key holds, for one reader."""
+
+    FRESH = "fresh"
+    STALE = "stale"  # valid, and past its soft TTL
+    LEASED = "leased"  # somebody is loading it
+    INVALID = "invalid"  # a value that must not be served
+    ABSENT = "absent"  # nothing, or nothing of ours
+    UNSURE = "unsure"  # a value with tags whose stamps were not brought along
+
+
+class Seen(NamedTuple):
+    """What one read saw: the state, the entry if there is one, and the stamps of the tags it asked for."""
+
+    state: State
+    entry: Entry | None
+    stamps: Mapping[str, bytes | None]
+
+    @property
+    def head(self) -> bytes:
+        """What `acquire` compares with: the header of the entry, or nothing."""
+        return b"" if self.entry is None else self.entry.head
+
+
+def valid(own: Iterable[tuple[str, bytes]], stamps: Mapping[str, bytes | None]) -> bool:
+    """Return whether every stamp that something was loaded under still stands."""
+    return all(stamps.get(tag) == stamp for tag, stamp in own)
+
+
+def examine(raw: bytes | None, tags: Sequence[str], stamps: Sequence[bytes | None], now_ms: int) -> Seen:
+    """Judge what a key holds.
+
+    Args:
+        raw: the bytes of the entry.
+        tags: the tags whose stamps were read with it, or after it.
+        stamps: those stamps.
+        now_ms: milliseconds since 1970.
+    """
+    entry = parse(raw)
+    known = dict(zip(tags, stamps, strict=True)) if tags else {}
+    if entry is None:
+        return Seen(State.ABSENT, None, known)
+    if entry.is_lease:
+        return Seen(State.LEASED, entry, known)
+    for tag, stamp in entry.stamps:
+        if tag not in known:
+            return Seen(State.UNSURE, entry, known)
+        if known[tag] != stamp:
+            return Seen(State.INVALID, entry, known)
+    if entry.soft_at and entry.soft_at <= now_ms:
+        return Seen(State.STALE, entry, known)
+    return Seen(State.FRESH, entry, known)
+
+
+def tag_ttl(ttl_ms: int, lease_ms: int = 0) -> int:
+    """Return how long the keys of a tag live for the sake of an entry that lives `ttl_ms`; at most a day.
+
+    An entry that lives a whole day outlives its stamp by moments, and is then a miss.
+    """
+    return min(ttl_ms + lease_ms + _SLACK_MS, DAY_MS)
+
+
+class TagMemory:
+    """Which tags an entry had when it was last seen, so that the next read brings their stamps along.
+
+    A hint and no more: a wrong one costs a round trip. Bounded; the oldest are forgotten. Single operations on a
+    dictionary, so threads may share it.
+    """
+
+    __slots__ = ("_limit", "_tags")
+
+    def __init__(self, limit: int = 50_000) -> None:
+        # 50,000 entries of two tags are about 10 MB.
+        self._limit = limit
+        self._tags: dict[str, tuple[str, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._tags)
+
+    def recall(self, entry: str, given: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the given tags and those remembered."""
+        known = self._tags.get(entry)
+        if not known or known == given:
+            return given
+        if not given:
+            return known
+        return tuple(dict.fromkeys((*given, *known)))
+
+    def remember(self, entry: str, tags: tuple[str, ...]) -> None:
+        """Keep the tags that an entry was seen with; none are forgotten."""
+        if self._tags.get(entry, ()) == tags:
+            return
+        self._tags.pop(entry, None)
+        if not tags:
+            return
+        self._tags[entry] = tags
+        while len(self._tags) > self._limit:
+            try:
+                self._tags.pop(next(iter(self._tags)), None)
+            except (StopIteration, RuntimeError):  # another thread was quicker
+                break

@@ -1,0 +1,75 @@
+"""From calls to the words that are sent, and from replies back: what both drivers do alike, without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, RedisError, TryAgainError
+
+from neverstale.core.commands import Call, DropSlot, Script, TopologyView
+
+__all__ = ["Words", "by_slot", "missing_scripts", "redirected", "results", "slot_of", "topology"]
+
+Words: TypeAlias = tuple[Any, ...]
+T = TypeVar("T")
+
+#: Replies of a cluster that mean: ask again, elsewhere or a little later.
+_REDIRECTS = (MovedError, AskError, TryAgainError, ClusterDownError)
+
+
+def slot_of(key: str | bytes) -> int:
+    """Return the hash slot of a key."""
+    return key_slot(key.encode() if isinstance(key, str) else key)
+
+
+def by_slot(keys: Iterable[str | bytes]) -> tuple[DropSlot, ...]:
+    """Group the keys that are to be deleted on a cluster, where a script's keys must be of one slot."""
+    slots: dict[int, list[str | bytes]] = {}
+    for key in keys:
+        slots.setdefault(slot_of(key), []).append(key)
+    return tuple(DropSlot(tuple(group)) for group in slots.values())
+
+
+def missing_scripts(calls: Sequence[Call[Any]], replies: Sequence[Any]) -> dict[int, Words]:
+    """Return what is to be sent again, with the script's text, because the server did not know its digest."""
+    return {
+        index: call.words_with_source()
+        for index, (call, reply) in enumerate(zip(calls, replies, strict=True))
+        if isinstance(reply, NoScriptError) and isinstance(call, Script)
+    }
+
+
+def redirected(replies: Iterable[Any]) -> list[int]:
+    """Return which replies say that another node of the cluster is to be asked."""
+    return [index for index, reply in enumerate(replies) if isinstance(reply, _REDIRECTS)]
+
+
+def results(
+    calls: Sequence[Call[Any]], replies: Sequence[Any], translate: Callable[[BaseException], Exception]
+) -> list[Any]:
+    """Parse the replies.
+
+    Raises:
+        RedisUnavailable: one of them is an error, by `translate`.
+    """
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise translate(reply) from reply
+    return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
+
+
+def topology(raw: bytes | str) -> TopologyView:
+    """Read which primaries there are, which slots they hold, and whether any are on the move, from CLUSTER NODES."""
+    text = raw.decode() if isinstance(raw, bytes) else raw
+    nodes, lines, moving = [], [], False
+    for line in text.splitlines():
+        _, address, flags, _, _, _, _, _, *slots = line.split()
+        if "master" not in flags.split(",") or "noaddr" in flags or not slots:
+            continue
+        moving = moving or any(slot.startswith("[") for slot in slots)
+        name = address.partition("@")[0].partition(",")[0]
+        nodes.append(name)
+        lines.append(f"{name} {' '.join(slots)}")
+    return TopologyView(tuple(nodes), "\n".join(sorted(lines)), moving)
