@@ -89,7 +89,9 @@ def _oldest(project: dict[str, Any]) -> str:
 
 
 def _sorted(tables: dict[str, list[Any]]) -> dict[str, list[str]]:
-    return {name: sorted(json.dumps(item, sort_keys=True) for item in items) for name, items in tables.items()}
+    return {
+        name: sorted(json.dumps(item, sort_keys=True) for item in items) for name, items in tables.items()
+    }
 
 
 def main() -> int:
