@@ -94,8 +94,8 @@ class Events:
         self._lock = threading.Lock()
         # Replaced as a whole and never changed, so that emitting needs no lock.
         self._subscribers: tuple[_Subscriber, ...] = ()
-        # Address to the time of its last warning and the errors since; an address in here is in trouble.
-        self._troubled: dict[str, tuple[float, int]] = {}
+        # By address: the time of its last warning, the errors since, and whether it was since said to be back.
+        self._troubled: dict[str, tuple[float, int, bool]] = {}
 
     @overload
     def subscribe(self, callback: Callable[[Event], object], /) -> Callable[[], None]: ...
@@ -149,18 +149,21 @@ class Events:
         if event.kind == "error":
             with self._lock:
                 now = self._clock()
-                last, left_out = self._troubled.pop(event.address, (None, 0))
+                last, left_out, back = self._troubled.pop(event.address, (None, 0, False))
                 if last is None or now - last >= WARN_EVERY:
                     level = logging.WARNING
-                    self._troubled[event.address] = (now, 0)
+                    self._troubled[event.address] = (now, 0, False)
                 else:
-                    self._troubled[event.address] = (last, left_out + 1)
+                    self._troubled[event.address] = (last, left_out + 1, back)
                 while len(self._troubled) > _ADDRESSES_KEPT:
                     del self._troubled[next(iter(self._troubled))]
         elif event.kind == "connect" and event.address in self._troubled:
             with self._lock:
-                _, left_out = self._troubled.pop(event.address, (0.0, 0))
-            level, text = logging.INFO, "connect again"
+                last, left_out, back = self._troubled.get(event.address, (0.0, 0, True))
+                # Once after each warning: a frozen server is connected to again and again, and never answers.
+                if not back:
+                    level, text = logging.INFO, "connect again"
+                    self._troubled[event.address] = (last, left_out, True)
         if not logger.isEnabledFor(level):
             return
         if level > logging.DEBUG and left_out:

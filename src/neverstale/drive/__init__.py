@@ -1,0 +1,1 @@
+"""Drivers: run the protocol's flows on redis-py's clients, on threads or on an event loop."""

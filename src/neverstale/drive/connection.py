@@ -1,0 +1,166 @@
+"""redis-py's connections, made to say what happens to them.
+
+A connection is the one place that every command passes on every kind of server, one node, Sentinel or cluster,
+so it is watched here: `observed(base, watch)` makes a subclass of a redis-py connection class that reports to a
+`Watch` when it is connected, fails, or is closed.
+
+Two traps of redis-py are closed here as well, because both end with one command reading another's reply:
+- Sentinel's connections stay open after a read that timed out; here every broken read closes its connection.
+- CLUSTERDOWN makes the cluster client sleep for 0.25 s on the hit path; here it is a broken connection.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import redis
+from redis.exceptions import ClusterDownError, RedisClusterException
+
+from neverstale.errors import RedisUnavailable
+from neverstale.events import ConnectionEvent, Events
+
+__all__ = ["REDIS_ERRORS", "Watch", "observed", "observed_async", "unavailable"]
+
+# What a call on a redis-py client can raise because of Redis. The cluster client's own exceptions are no
+# RedisError; OSError covers name resolution, TLS, and the TimeoutError of Python and asyncio.
+REDIS_ERRORS: Final = (redis.RedisError, RedisClusterException, OSError)
+
+_BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+
+
+def unavailable(problem: BaseException) -> RedisUnavailable:
+    """Say in one line what went wrong with Redis; raise the result `from` the original."""
+    text = " ".join(str(problem).split()) or "no further word"
+    kind = type(problem).__name__
+    return RedisUnavailable(text if text.startswith(kind) else f"{kind}: {text}")
+
+
+class Watch:
+    """Hear about all connections of one client.
+
+    Attributes:
+        suspect: something failed since this was last set to False. A cluster may have changed.
+    """
+
+    def __init__(self, events: Events) -> None:
+        self.suspect = False
+        self._events = events
+
+    def connected(self, address: str) -> None:
+        """A connection was made and greeted."""
+        self._events.emit(ConnectionEvent("connect", address))
+
+    def failed(self, address: str, problem: BaseException) -> None:
+        """A connection could not be made, or broke, or did not answer in time. Each exception counts once."""
+        self.suspect = True
+        if not getattr(problem, "told", False):
+            problem.told = True  # type: ignore[attr-defined]
+            self._events.emit(ConnectionEvent("error", address, str(unavailable(problem))))
+
+    def closed(self, address: str) -> None:
+        """A connection that stood was closed, for whatever reason."""
+        self._events.emit(ConnectionEvent("close", address))
+
+
+def observed(base: type[Any], watch: Watch) -> type[Any]:
+    """Make a subclass of a connection class of `redis.connection` that reports to `watch`."""
+    return type(f"Observed{base.__name__}", (_Observed, base), {"watch": watch})
+
+
+def observed_async(base: type[Any], watch: Watch) -> type[Any]:
+    """Make a subclass of a connection class of `redis.asyncio.connection` that reports to `watch`."""
+    return type(f"Observed{base.__name__}", (_AsyncObserved, base), {"watch": watch})
+
+
+def _address(connection: Any) -> str:
+    path = getattr(connection, "path", None)
+    return str(path) if path else f"{connection.host}:{connection.port}"
+
+
+# The bases of these two are given by `observed`; until then mypy cannot know them.
+class _Observed:
+    watch: Watch
+    _sock: Any
+    _finalizing = False
+
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        if self._sock is not None:
+            return
+        try:
+            super().connect_check_health(*args, **kwargs)  # type: ignore[misc]
+        except _BROKEN as problem:
+            self.watch.failed(_address(self), problem)
+            raise
+        self.watch.connected(_address(self))
+
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        except _BROKEN as problem:
+            self.watch.failed(_address(self), problem)
+            raise
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("disconnect_on_error", True)
+        try:
+            return super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except _BROKEN as problem:
+            self.watch.failed(_address(self), problem)
+            raise
+        except ClusterDownError as problem:
+            # Closed, because whoever hears of a broken connection reads no further reply from it.
+            self.disconnect()
+            down = redis.ConnectionError(str(problem))
+            self.watch.failed(_address(self), down)
+            raise down from problem
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        stood = self._sock is not None
+        super().disconnect(*args, **kwargs)  # type: ignore[misc]
+        if stood and not self._finalizing:
+            self.watch.closed(_address(self))
+
+    def __del__(self) -> None:
+        # The garbage collector may run anywhere, also inside a subscriber or a log handler: say nothing.
+        self._finalizing = True
+        super().__del__()  # type: ignore[misc]
+
+
+class _AsyncObserved:
+    watch: Watch
+    is_connected: bool
+
+    async def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        if self.is_connected:
+            return
+        try:
+            await super().connect_check_health(*args, **kwargs)  # type: ignore[misc]
+        except _BROKEN as problem:
+            self.watch.failed(_address(self), problem)
+            raise
+        self.watch.connected(_address(self))
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        except _BROKEN as problem:
+            self.watch.failed(_address(self), problem)
+            raise
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except _BROKEN as problem:
+            self.watch.failed(_address(self), problem)
+            raise
+        except ClusterDownError as problem:
+            await self.disconnect(nowait=True)
+            down = redis.ConnectionError(str(problem))
+            self.watch.failed(_address(self), down)
+            raise down from problem
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        stood = self.is_connected
+        await super().disconnect(*args, **kwargs)  # type: ignore[misc]
+        if stood:
+            self.watch.closed(_address(self))
