@@ -31,8 +31,10 @@ _BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 def unavailable(problem: BaseException) -> RedisUnavailable:
     """Say in one line what went wrong with Redis; raise the result `from` the original."""
     text = " ".join(str(problem).split()) or "no further word"
-    kind = type(problem).__name__
-    return RedisUnavailable(text if text.startswith(kind) else f"{kind}: {text}")
+    address = getattr(problem, "redis_address", None)
+    if address is not None and address not in text:
+        text += f" ({address})"
+    return RedisUnavailable(f"{type(problem).__name__}: {text}")
 
 
 class Watch:
@@ -53,8 +55,9 @@ class Watch:
     def failed(self, address: str, problem: BaseException) -> None:
         """A connection could not be made, or broke, or did not answer in time. Each exception counts once."""
         self.suspect = True
-        if not getattr(problem, "told", False):
-            problem.told = True  # type: ignore[attr-defined]
+        if not hasattr(problem, "redis_address"):
+            # Noted on the exception, which travels on through several hands: redis-py does not always say where.
+            problem.redis_address = address  # type: ignore[attr-defined]
             self._events.emit(ConnectionEvent("error", address, str(unavailable(problem))))
 
     def closed(self, address: str) -> None:
