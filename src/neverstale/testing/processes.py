@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from neverstale.errors import NeverstaleError
@@ -93,24 +93,32 @@ def make_directory(owner: str = "") -> Path:
 
 
 def spawn(
-    command: list[str], log: Path, *, user: str = "", death: signal.Signals = signal.SIGKILL
+    command: Sequence[str],
+    log: Path | None = None,
+    *,
+    user: str = "",
+    death: signal.Signals = signal.SIGKILL,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process that dies with this one.
 
     Args:
         command: its program, as an absolute path, and arguments.
-        log: the file for what it says; its directory is where the process runs.
+        log: the file for what it says, in the directory where it runs; None for our own output and directory.
         user: who it shall run as; "" for ourselves.
         death: the signal that it gets when we die.
+        env: its environment; None for ours.
     """
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), user, str(int(death))]
-    with log.open("ab") as output:
+    with contextlib.ExitStack() as stack:
+        output = None if log is None else stack.enter_context(log.open("ab"))
         return subprocess.Popen(
-            launcher + command,
+            [*launcher, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=log.parent,
+            stderr=None if log is None else subprocess.STDOUT,
+            cwd=None if log is None else log.parent,
+            env=env,
             start_new_session=True,
         )
 
