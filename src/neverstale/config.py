@@ -54,6 +54,22 @@ class _Url(str):
         return (type(self), (str(self), self.raw))
 
 
+class _Secret:
+    """A password that is not shown, also not where an object is taken apart for showing."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Secret) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
 @dataclass(frozen=True)
 class _Address:
     """What a URL says, taken apart."""
@@ -62,7 +78,7 @@ class _Address:
     tls: bool
     nodes: tuple[tuple[str, int], ...]
     username: str | None
-    password: str | None = field(repr=False)
+    password: _Secret | None
     db: int
     service: str | None
     path: str | None
@@ -138,7 +154,7 @@ def _parse_url(label: str, value: object) -> _Address:
         tls=tls,
         nodes=nodes,
         username=unquote(username) or None,
-        password=(unquote(password) or None) if colon else None,
+        password=_Secret(unquote(password)) if colon and password else None,
         db=int(db or 0),
         service=service,
         path=path if mode == "unix" else None,
@@ -396,7 +412,7 @@ class Settings:
     @property
     def password(self) -> str | None:
         """The password of the URL, as it is: keep it out of logs."""
-        return self._address.password
+        return None if self._address.password is None else self._address.password.text
 
     @property
     def db(self) -> int:

@@ -123,7 +123,9 @@ def _sources() -> dict[str, str]:
 
 #: The scripts by name, and the digests by which a server knows them.
 SOURCES = _sources()
-DIGESTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SOURCES.items()}
+DIGESTS = {
+    name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SOURCES.items()
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,9 @@ class Keys:
         name = self.head + _tame(key)
         raw = _utf8(name, "key")
         # A short key that looks like a shortened one is shortened too: nobody can name another's digest.
-        if len(raw) <= _SHORT or (len(raw) <= MAX_KEY_BYTES and raw[-_DIGEST_BYTES : 1 - _DIGEST_BYTES] != b"~"):
+        if len(raw) <= _SHORT or (
+            len(raw) <= MAX_KEY_BYTES and raw[-_DIGEST_BYTES : 1 - _DIGEST_BYTES] != b"~"
+        ):
             return name
         digest = hashlib.sha256(raw).hexdigest()
         return raw[:_SHORT].decode(errors="ignore") + "~" + digest

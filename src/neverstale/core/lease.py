@@ -37,6 +37,7 @@ from .commands import (
     Acquire,
     Call,
     Clock,
+    Drop,
     Enlist,
     Fetch,
     Fill,
@@ -59,7 +60,7 @@ from .commands import (
 from .keys import Keys
 from .policy import Seen, State, TagMemory, examine, tag_ttl, valid
 
-__all__ = ["Plan", "Sealed", "Sealer", "get_or_load", "read", "refresh", "store"]
+__all__ = ["Plan", "Sealed", "Sealer", "get_or_load", "read", "read_many", "refresh", "resolve", "store"]
 
 #: A stamp that was set less than this before a load began is taken for one that was set during it: clocks of two
 #: machines agree on the length of a second, but only about so well while one of them is being set right.
@@ -85,6 +86,8 @@ class Sealed(Protocol):
     def compression(self) -> int: ...
     @property
     def payload(self) -> bytes | memoryview: ...
+    @property
+    def size(self) -> int: ...
 
 
 class Sealer(Protocol):
@@ -131,6 +134,33 @@ def read(plan: Plan, memory: TagMemory) -> Flow[Seen]:
     if seen.entry is not None and not seen.entry.is_lease:
         memory.remember(plan.entry, tuple(tag for tag, _ in seen.entry.stamps))
     return seen
+
+
+def read_many(entries_: tuple[str, ...], keys: Keys, memory: TagMemory) -> Flow[list[Seen]]:
+    """Read several entries and the stamps of all their tags, as `read` does one.
+
+    Raises:
+        RedisUnavailable: Redis did not answer.
+    """
+    tags = tuple(dict.fromkeys(tag for entry in entries_ for tag in memory.recall(entry, ())))
+    now = yield from Wall()
+    replies = yield from Fetch((*entries_, *map(keys.stamp, tags)))
+    stamps = replies[len(entries_) :]
+    found = [examine(raw, tags, stamps, now) for raw in replies[: len(entries_)]]
+    unsure = [seen.entry for seen in found if seen.state is State.UNSURE and seen.entry is not None]
+    if unsure:
+        tags = tuple(dict.fromkeys(tag for entry in unsure for tag, _ in entry.stamps))
+        stamps = yield from Fetch(tuple(map(keys.stamp, tags)))
+        found = [
+            examine(seen.entry.raw, tags, stamps, now)
+            if seen.state is State.UNSURE and seen.entry is not None
+            else seen
+            for seen in found
+        ]
+    for name, seen in zip(entries_, found, strict=True):
+        if seen.entry is not None and not seen.entry.is_lease:
+            memory.remember(name, tuple(tag for tag, _ in seen.entry.stamps))
+    return found
 
 
 def resolve(seen: Seen, keys: Keys, now_ms: int) -> Flow[Seen]:
@@ -215,8 +245,14 @@ def refresh(plan: Plan, seen: Seen, memory: TagMemory, counters: Counters) -> Fl
         yield from _load_under_lease(plan, token, stamps, memory, counters)
 
 
-def store(writes: list[tuple[str, Sealed, tuple[str, ...]]], keys: Keys, ttl_ms: int, memory: TagMemory) -> Flow[None]:
-    """Set entries, whatever is there: `(entry, sealed value, tags)` each.
+def store(
+    writes: list[tuple[str, Sealed, tuple[str, ...]]],
+    keys: Keys,
+    ttl_ms: int,
+    memory: TagMemory,
+    instead: tuple[str, ...] = (),
+) -> Flow[None]:
+    """Set entries, whatever is there: `(entry, sealed value, tags)` each; delete those of `instead`.
 
     The stamps are those of now: an invalidation that returned before this call does not touch what it sets. A lease
     that stood in an entry's place is gone, so a load in flight does not replace what was set.
@@ -228,7 +264,9 @@ def store(writes: list[tuple[str, Sealed, tuple[str, ...]]], keys: Keys, ttl_ms:
     stamps: dict[str, bytes | None] = {}
     if tags:
         stamps = yield from _make_stamps(keys, tags, tag_ttl(ttl_ms))
-        yield from Together(tuple(_enlist(keys, entry, tag, ttl_ms) for entry, _, own in writes for tag in own))
+        yield from Together(
+            tuple(_enlist(keys, entry, tag, ttl_ms) for entry, _, own in writes for tag in own)
+        )
     calls = []
     for entry, sealed, own in writes:
         fill_id = yield from Random(entries.FILL_ID_BYTES)
@@ -236,10 +274,15 @@ def store(writes: list[tuple[str, Sealed, tuple[str, ...]]], keys: Keys, ttl_ms:
         raw = _build(sealed, fill_id, soft_at=0, cost=0, stamps=pairs)
         calls.append(Store(entry, raw, ttl_ms))
         memory.remember(entry, own)
-    yield from Together(tuple(calls))
+    if calls:
+        yield from Together(tuple(calls))
+    if instead:
+        yield from Drop(instead)
 
 
-def _build(sealed: Sealed, fill_id: bytes, *, soft_at: int, cost: int, stamps: tuple[tuple[str, bytes], ...]) -> bytes:
+def _build(
+    sealed: Sealed, fill_id: bytes, *, soft_at: int, cost: int, stamps: tuple[tuple[str, bytes], ...]
+) -> bytes:
     return entries.build(
         codec=sealed.codec,
         compression=sealed.compression,
@@ -334,7 +377,7 @@ def _load_under_lease(
     memory.remember(plan.entry, tuple(own))
     yield from Land(plan.entry, token, outcome)
     filled = False
-    if in_time and len(sealed.payload) <= plan.max_bytes:
+    if in_time and sealed.size <= plan.max_bytes:
         filled = yield from _fill(plan, token, loaded, sealed, pairs)
     else:
         yield from _release(plan, token)
@@ -352,7 +395,9 @@ def _load(plan: Plan, counters: Counters) -> Flow[tuple[Loaded, Sealed | None]]:
         return loaded, None
     try:
         return loaded, plan.sealer.seal(loaded.value)
-    except ValueError as error:  # EncodingError: the loader's value is at fault, so it ends like the loader's error
+    except (
+        ValueError
+    ) as error:  # EncodingError: the loader's value is at fault, so it ends like the loader's error
         return Loaded(error=error), None
 
 

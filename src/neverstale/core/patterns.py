@@ -75,7 +75,9 @@ def _sweep(node: str, glob: str) -> Flow[int]:
             return removed
 
 
-def _receipt(kind: Literal["key", "pattern"], names: tuple[str, ...], removed: int, began: float) -> Flow[Receipt]:
+def _receipt(
+    kind: Literal["key", "pattern"], names: tuple[str, ...], removed: int, began: float
+) -> Flow[Receipt]:
     receipt = Receipt(kind, names, removed, "applied", (yield from Clock()) - began)
     yield from Announce(receipt)
     return receipt

@@ -6,11 +6,31 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, RedisError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
-from neverstale.core.commands import Call, DropSlot, Script, TopologyView
+from neverstale.core.commands import Call, DropSlot, Loaded, Script, TopologyView
+from neverstale.core.keys import check_tags
+from neverstale.errors import UsageError
 
-__all__ = ["Words", "by_slot", "missing_scripts", "redirected", "results", "slot_of", "topology"]
+__all__ = [
+    "Words",
+    "by_slot",
+    "loaded",
+    "missing_scripts",
+    "redirected",
+    "results",
+    "slot_of",
+    "string",
+    "topology",
+]
 
 Words: TypeAlias = tuple[Any, ...]
 T = TypeVar("T")
@@ -30,6 +50,15 @@ def by_slot(keys: Iterable[str | bytes]) -> tuple[DropSlot, ...]:
     for key in keys:
         slots.setdefault(slot_of(key), []).append(key)
     return tuple(DropSlot(tuple(group)) for group in slots.values())
+
+
+def string(reply: Any) -> bytes | None:
+    """Read the reply to a GET: of something that is no string it is an error, where MGET says nothing."""
+    if isinstance(reply, ResponseError):
+        if "WRONGTYPE" in str(reply):
+            return None
+        raise reply
+    return reply if reply is None else bytes(reply)
 
 
 def missing_scripts(calls: Sequence[Call[Any]], replies: Sequence[Any]) -> dict[int, Words]:
@@ -73,3 +102,11 @@ def topology(raw: bytes | str) -> TopologyView:
         nodes.append(name)
         lines.append(f"{name} {' '.join(slots)}")
     return TopologyView(tuple(nodes), "\n".join(sorted(lines)), moving)
+
+
+def loaded(value: Any, error: BaseException | None, tags: Sequence[str], seconds: float) -> Loaded:
+    """Return what a loader did; a tag that it may not name is its error."""
+    try:
+        return Loaded(value, error, check_tags(tags), seconds)
+    except UsageError as wrong:
+        return Loaded(None, error or wrong, (), seconds)

@@ -1,0 +1,238 @@
+"""What `Cache` and `AsyncCache` have in common: everything but asking Redis.
+
+Arguments are checked and turned into the protocol's terms here, for both faces alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+from neverstale.codecs import TEXT_CODEC, Codec, Undecodable, json_codec
+from neverstale.config import Settings
+from neverstale.core.commands import Flow
+from neverstale.core.keys import Keys, check_tags
+from neverstale.core.lease import Plan, Sealed, resolve, store
+from neverstale.core.policy import Seen, State, TagMemory, examine
+from neverstale.counters import Counters, CounterSnapshot
+from neverstale.drive.announce import Announcer
+from neverstale.errors import UsageError
+from neverstale.events import Events
+from neverstale.receipt import Receipt
+from neverstale.sealing import ValueSealer
+
+__all__ = ["MISS", "BaseCache", "Shared", "Ttl"]
+
+logger = logging.getLogger("neverstale")
+
+Ttl: TypeAlias = "int | float | timedelta"
+
+
+class _Miss:
+    def __repr__(self) -> str:
+        return "MISS"
+
+
+#: What the inner reads return for a miss: `None` is a value like any other.
+MISS: Final = _Miss()
+
+
+@dataclass
+class Shared:
+    """What all views of one cache share; beside it they share a driver."""
+
+    settings: Settings
+    events: Events
+    announcer: Announcer
+    memory: TagMemory
+    counters: dict[str, Counters]
+
+
+class BaseCache:
+    """The part of a cache that does no I/O."""
+
+    def __init__(self, shared: Shared, prefix: str) -> None:
+        settings = shared.settings
+        self._shared = shared
+        self._settings = settings
+        self._memory = shared.memory
+        self._keys = Keys(settings.namespace, settings.version, prefix)
+        self._counters = shared.counters.setdefault(prefix, Counters())
+        self._sealer_of: Callable[[Any], ValueSealer] = lru_cache(1024)(self._make_sealer)
+        self._text = ValueSealer(TEXT_CODEC, settings.compress_above, settings.max_value_bytes)
+        self._json = self._make_sealer(Any)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._keys.head!r} at {self._settings.url}>"
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that this cache was made with."""
+        return self._settings
+
+    @property
+    def prefix(self) -> str:
+        """What stands in front of every key of this view."""
+        return self._keys.prefix
+
+    @property
+    def events(self) -> Events:
+        """Where to subscribe to invalidations and to what happens to connections."""
+        return self._shared.events
+
+    def stats(self) -> dict[str, CounterSnapshot]:
+        """Return what was counted in this process since the cache was made, by prefix, for all its views."""
+        return {prefix: counters.snapshot() for prefix, counters in list(self._shared.counters.items())}
+
+    # --- arguments ---------------------------------------------------------------------------------------
+
+    def _make_sealer(self, kind: Any) -> ValueSealer:
+        codec: Codec[Any] = json_codec(kind)
+        return ValueSealer(codec, self._settings.compress_above, self._settings.max_value_bytes)
+
+    def _sealer(self, kind: Any) -> ValueSealer:
+        try:
+            return self._sealer_of(kind)
+        except TypeError:  # a type that cannot be hashed
+            return self._make_sealer(kind)
+
+    def _ttl_ms(self, ttl: Ttl | None) -> int:
+        """Return a hard TTL in milliseconds: the default for None, never above the longest that is allowed."""
+        if ttl is None:
+            return round(self._settings.ttl * 1000)
+        return min(_milliseconds("ttl", ttl), round(self._settings.max_ttl * 1000))
+
+    def _soft_ms(self, soft_ttl: Ttl | None, ttl_ms: int) -> int:
+        """Return a soft TTL in milliseconds, 0 for none or for one that the hard TTL forestalls."""
+        if soft_ttl is None:
+            return 0
+        soft_ms = _milliseconds("soft_ttl", soft_ttl)
+        return soft_ms if soft_ms < ttl_ms else 0
+
+    def _plan(
+        self,
+        entry: str,
+        load: Callable[[], Any],
+        ttl_ms: int,
+        tags: tuple[str, ...],
+        sealer: ValueSealer,
+        soft_ms: int,
+    ) -> Plan:
+        settings = self._settings
+        return Plan(
+            entry=entry,
+            keys=self._keys,
+            tags=tags,
+            ttl_ms=ttl_ms,
+            soft_ms=soft_ms,
+            lease_ms=round(settings.lease_ttl * 1000),
+            wait_limit=settings.wait_limit,
+            max_bytes=settings.max_value_bytes,
+            sealer=sealer,
+            loader=load,
+        )
+
+    # --- the hit path --------------------------------------------------------------------------------------
+
+    def _names(self, entry: str, tags: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the tags whose stamps a read brings along, and everything it asks Redis for."""
+        tags = self._memory.recall(entry, tags)
+        if not tags:
+            return tags, (entry,)
+        return tags, (entry, *map(self._keys.stamp, tags))
+
+    @staticmethod
+    def _examine(tags: tuple[str, ...], replies: list[bytes | None]) -> Seen:
+        return examine(replies[0], tags, replies[1:], time.time_ns() // 1_000_000)
+
+    def _open(self, seen: Seen, sealer: ValueSealer) -> Any:
+        """Return the value of what was seen, or MISS; counts which."""
+        counters = self._counters
+        state = seen.state
+        if seen.entry is not None and (state is State.FRESH or state is State.STALE):
+            try:
+                value = sealer.open(seen.entry)
+            except Undecodable:
+                counters.decode_errors += 1
+            else:
+                if state is State.FRESH:
+                    counters.hits += 1
+                else:
+                    counters.stale_hits += 1
+                return value
+        counters.misses += 1
+        return MISS
+
+    # --- the rest --------------------------------------------------------------------------------------------
+
+    def _entries(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return the Redis key of each distinct key."""
+        if isinstance(keys, str):
+            raise UsageError(f"keys is a list of strings, not one string: write [{keys!r}]")
+        return {key: self._keys.entry(key) for key in keys}
+
+    def _resolve(self, entry: str, seen: Seen) -> Flow[Seen]:
+        """Bring along the stamps of tags that were not known, and remember these for the next read."""
+        assert seen.entry is not None
+        self._memory.remember(entry, tuple(tag for tag, _ in seen.entry.stamps))
+        return resolve(seen, self._keys, time.time_ns() // 1_000_000)
+
+    def _write(
+        self, mapping: Mapping[str, Any], ttl: Ttl | None, tags: Iterable[str], sealer: ValueSealer
+    ) -> Flow[None]:
+        """Return the flow that sets values; those that are too large it deletes, so that no older one stays."""
+        given = tags_of(tags)
+        ttl_ms = self._ttl_ms(ttl)
+        writes: list[tuple[str, Sealed, tuple[str, ...]]] = []
+        too_large = []
+        for key, value in mapping.items():
+            entry, sealed = self._keys.entry(key), sealer.seal(value)
+            if sealed.size <= self._settings.max_value_bytes:
+                writes.append((entry, sealed, given))
+            else:
+                too_large.append(entry)
+                logger.warning("%r is not cached: %d bytes are more than max_value_bytes", entry, sealed.size)
+        self._counters.sets += len(mapping)
+        self._counters.sets_dropped += len(too_large)
+        return store(writes, self._keys, ttl_ms, self._memory, instead=tuple(too_large))
+
+    def _lost(self, mapping: Mapping[str, Any]) -> None:
+        """Count values that could not be set because Redis did not answer."""
+        self._counters.sets_dropped += len(mapping)
+
+    def _invalidated(self, receipt: Receipt) -> Receipt:
+        self._counters.invalidations += 1
+        self._counters.removed += receipt.removed
+        return receipt
+
+
+def check_loader(load: object) -> None:
+    """Raise a clear error for a loader that cannot be called."""
+    if not callable(load):
+        raise UsageError(
+            f"load is a function without arguments that reads the truth, not {type(load).__name__}: "
+            "write get_or_load(key, lambda: read(5)), not get_or_load(key, read(5))"
+        )
+
+
+def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
+    """Check tags; nothing is the common case."""
+    return check_tags(tags) if tags else ()
+
+
+def _milliseconds(name: str, value: object) -> int:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise UsageError(
+            f"{name} is a number of seconds or a timedelta, not {type(value).__name__}: {value!r}"
+        )
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UsageError(f"{name} is longer than nothing and not endless: {value!r}")
+    # What is shorter than Redis can tell lives as short as it can.
+    return max(1, round(min(seconds, 1e9) * 1000))

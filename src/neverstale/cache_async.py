@@ -1,0 +1,380 @@
+"""`AsyncCache`: the face for asyncio; what `Cache` is for threads."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
+
+from neverstale.base import MISS, BaseCache, Shared, Ttl, check_loader, tags_of
+from neverstale.config import Settings
+from neverstale.core import commands as c
+from neverstale.core import lease
+from neverstale.core.keys import Keys
+from neverstale.core.patterns import invalidate_keys, invalidate_pattern
+from neverstale.core.policy import Seen, State, TagMemory
+from neverstale.core.tags import invalidate_tags
+from neverstale.decorate import AsyncCached
+from neverstale.drive.aio import AsyncDriver
+from neverstale.drive.announce import Announcer
+from neverstale.drive.clients import shared_async
+from neverstale.drive.listen import listening_async
+from neverstale.errors import InvalidationError, RedisUnavailable
+from neverstale.health import Health, health_async
+from neverstale.receipt import Receipt
+from neverstale.sealing import ValueSealer
+
+__all__ = ["AsyncCache"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class AsyncCache(BaseCache):
+    """A cache in Redis, for asyncio. Make one by `from_env` or `from_url`; `Cache` is the same for threads.
+
+    Redis away or slow costs a reader the time limit (`timeout`, 50 ms) and nothing else: a read is a miss or goes to
+    its loader, a `set` is dropped and counted. Only invalidations raise: they never fail silently.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, prefix: str = "") -> None:
+        settings = settings or Settings.from_env()
+        self._connections = shared_async(settings)
+        events = self._connections.events
+        announcer = Announcer(events, Keys(settings.namespace, settings.version, "").channel)
+        super().__init__(Shared(settings, events, announcer, TagMemory(), {}), prefix)
+        self._driver = AsyncDriver(self._connections, announcer)
+
+    @classmethod
+    def from_env(cls, *, prefix: str = "", **overrides: Any) -> Self:
+        """Make a cache by `REDIS_URL` and `NEVERSTALE_*`; does no I/O.
+
+        Args:
+            prefix: stands in front of every key, like `api:`.
+            overrides: options of `Settings`, stronger than the environment.
+
+        Raises:
+            SettingsError: a value is not allowed; the message names the variable.
+        """
+        return cls(Settings.from_env(**overrides), prefix=prefix)
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, namespace: str = "", prefix: str = "", version: int = 1, **options: Any
+    ) -> Self:
+        """Make a cache on the Redis at `url`; does no I/O.
+
+        Args:
+            url: as in `REDIS_URL`.
+            namespace: the application's name, in front of all its keys.
+            prefix: stands in front of every key of this view, like `api:`.
+            version: raise it when the shape of what is cached changes: nothing older is read from then on.
+            options: more of `Settings`.
+
+        Raises:
+            SettingsError: a value is not allowed.
+        """
+        return cls(Settings.from_url(url, namespace=namespace, version=version, **options), prefix=prefix)
+
+    def with_prefix(self, prefix: str) -> Self:
+        """Return a view with this prefix instead of the present one; it shares the client, and closes with it."""
+        view = object.__new__(type(self))
+        BaseCache.__init__(view, self._shared, prefix)
+        view._connections = self._connections
+        view._driver = self._driver
+        return view
+
+    # --- values ------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str) -> str | None:
+        """Return the text under `key`, or None for a miss.
+
+        Redis away or too slow is a miss.
+        """
+        value = await self._get(key, self._text)
+        return None if value is MISS else value
+
+    async def set(self, key: str, value: str, ttl: Ttl | None = None, tags: Iterable[str] = ()) -> None:
+        """Set the text under `key`.
+
+        `set` stores what the caller knows to be true now. To cache what is read from elsewhere use `get_or_load`: a
+        value that was read before an invalidation and set after it would be stale.
+
+        Args:
+            key: the key, without prefix.
+            value: text.
+            ttl: seconds to live, at most 24 hours; the default of the settings for None.
+            tags: invalidating one of them invalidates this.
+
+        If Redis is away or too slow the value is dropped and counted; what was there before may still be there.
+
+        Raises:
+            UsageError: an argument is of a wrong kind.
+        """
+        await self._set({key: value}, ttl, tags, self._text)
+
+    @overload
+    async def get_json(self, key: str, type: type[T], default: T) -> T: ...
+    @overload
+    async def get_json(self, key: str, type: type[T], default: None = None) -> T | None: ...
+    @overload
+    async def get_json(self, key: str, type: Any = Any, default: Any = None) -> Any: ...
+    async def get_json(self, key: str, type: Any = Any, default: Any = None) -> Any:
+        """Return the value under `key` as `type`, or `default` for a miss.
+
+        A stored value that does not fit the type is a miss, and counted; so is Redis away or too slow.
+
+        Args:
+            key: the key, without prefix.
+            type: a dataclass, msgspec Struct, TypedDict, pydantic model, or what is made of these and plain types.
+            default: what a miss returns; tells a miss from a cached None.
+        """
+        value = await self._get(key, self._sealer(type))
+        return default if value is MISS else value
+
+    async def set_json(self, key: str, value: Any, ttl: Ttl | None = None, tags: Iterable[str] = ()) -> None:
+        """Set a value under `key`, as JSON; the rest as `set`.
+
+        Raises:
+            UsageError: an argument is of a wrong kind.
+            EncodingError: the value cannot be written as JSON.
+        """
+        await self._set({key: value}, ttl, tags, self._json)
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return the texts under those of `keys` that are there, in one round trip; as `get` otherwise."""
+        names = self._entries(keys)
+        if not names:
+            return {}
+        try:
+            flow = lease.read_many(tuple(names.values()), self._keys, self._memory)
+            found = await self._driver.run(flow, self._counters)
+        except RedisUnavailable:
+            self._counters.misses += len(names)
+            return {}
+        values = ((key, self._open(seen, self._text)) for key, seen in zip(names, found, strict=True))
+        return {key: value for key, value in values if value is not MISS}
+
+    async def set_many(
+        self, mapping: Mapping[str, str], ttl: Ttl | None = None, tags: Iterable[str] = ()
+    ) -> None:
+        """Set several texts, all with this TTL and these tags; each as `set`."""
+        await self._set(mapping, ttl, tags, self._text)
+
+    async def delete(self, key: str) -> bool:
+        """Delete what is under `key`; return whether there was a value. The same as `invalidate_key`.
+
+        Raises:
+            InvalidationError: Redis could not be reached; what is there may still be served.
+        """
+        self._counters.deletes += 1
+        return (await self.invalidate_key(key)).removed > 0
+
+    # --- cache-aside -------------------------------------------------------------------------------------------
+
+    async def get_or_load(
+        self,
+        key: str,
+        load: Callable[[], Awaitable[T]] | Callable[[], T],
+        ttl: Ttl | None = None,
+        tags: Iterable[str] = (),
+        type: Any = Any,
+        soft_ttl: Ttl | None = None,
+    ) -> T:
+        """Return the value under `key`; load and store it on a miss.
+
+        However many threads and processes ask for a key that is not there, one loads and the others wait for it. What
+        was loaded before an invalidation is neither stored nor handed out after it.
+
+        Args:
+            key: the key, without prefix.
+            load: reads the truth; takes no arguments. It may name tags by `neverstale.add_tags`.
+            ttl: seconds to live, at most 24 hours; the default of the settings for None.
+            tags: invalidating one of them invalidates this.
+            type: of the value. A miss returns what a hit would: the value encoded and decoded.
+            soft_ttl: seconds after which the value is served once more while one thread loads it anew in the
+                background.
+
+        With Redis away or too slow the value is loaded, one load at a time for a key in this process, and not stored.
+
+        Raises:
+            Exception: what `load` raises, as it is, to everyone who waits for it; nothing is stored.
+            EncodingError: the loaded value does not fit `type`.
+            UsageError: an argument is of a wrong kind.
+        """
+        check_loader(load)
+        given = tags_of(tags)
+        return await self._get_or_load(key, load, ttl, given, self._sealer(type), soft_ttl)  # type: ignore[no-any-return]
+
+    def cached(
+        self,
+        ttl: Ttl | None = None,
+        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        key: Callable[..., str] | None = None,
+        soft_ttl: Ttl | None = None,
+        type: Any = None,
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], AsyncCached[P, T]]:
+        """Cache what a function returns, by its arguments. A decorator; see `neverstale.decorate`.
+
+        Args:
+            ttl, soft_ttl: as `get_or_load`.
+            tags: names, or a function of the same arguments that returns them.
+            key: a function of the same arguments that returns the key; by default one is made of the function's name
+                and all arguments, such that different calls never share one.
+            type: of the value; by default what the function's annotation says it returns.
+
+        The decorated function has `invalidate(*args)`, which forgets the value of these arguments, and `key(*args)`.
+
+        Raises:
+            KeyingError: when called with arguments that have no stable key.
+        """
+
+        def decorate(func: Callable[P, Coroutine[Any, Any, T]]) -> AsyncCached[P, T]:
+            return AsyncCached(self, func, ttl, tags, key, soft_ttl, type)
+
+        return decorate
+
+    # --- invalidation ------------------------------------------------------------------------------------------
+
+    async def invalidate_key(self, key: str) -> Receipt:
+        """Invalidate one entry. Once this has returned, no read that starts then returns what was there before.
+
+        Returns:
+            A receipt; `removed` is 1 if there was a value, else 0.
+
+        Raises:
+            InvalidationError: Redis could not be reached; what is there may still be served.
+        """
+        entry = self._keys.entry(key)
+        return await self._invalidate("key", (key,), invalidate_keys((key,), (entry,)))
+
+    async def invalidate_pattern(self, pattern: str) -> Receipt:
+        """Invalidate every entry under this prefix whose key matches a glob: `*`, `?`, `[a-z]`.
+
+        Scans all of Redis: tags are faster. What comes from outside goes through `neverstale.escape_glob`.
+
+        Raises:
+            InvalidationError: Redis could not be reached, or the slots of a cluster kept moving.
+        """
+        return await self._invalidate("pattern", (pattern,), invalidate_pattern(pattern, self._keys))
+
+    async def invalidate_tag(self, tag: str) -> Receipt:
+        """Invalidate every entry that carries `tag`, under whatever prefix and version: one round trip, then cleaning.
+
+        Raises:
+            InvalidationError: Redis could not be reached; entries of the tag may still be served.
+        """
+        return await self.invalidate_tags(tag)
+
+    async def invalidate_tags(self, *tags: str) -> Receipt:
+        """Invalidate every entry that carries one of `tags`; together faster than one by one.
+
+        Raises:
+            InvalidationError: Redis could not be reached; some of the tags may be invalidated, some not.
+        """
+        names = tags_of(tags)
+        if not names:
+            return Receipt("tag", (), 0, "applied", 0.0)
+        return await self._invalidate("tag", names, invalidate_tags(names, self._keys))
+
+    # --- looking -----------------------------------------------------------------------------------------------
+
+    async def ping(self) -> bool:
+        """Return whether Redis answers; never raises because it does not."""
+        return await self._connections.ping()
+
+    async def health(self) -> Health:
+        """Return what an application puts on its `/health`: `redis` is "ok" or one line that says what is wrong."""
+        return await health_async(self._connections)
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncGenerator[None, None]:
+        """Bring invalidations of other processes to the subscribers of `events` while the block runs.
+
+        Events are news, not a means of invalidation: some are missed while the connection is away, which is logged.
+        """
+        async with listening_async(self._connections, self._shared.announcer):
+            yield
+
+    async def close(self) -> None:
+        """Wait for refreshes that are running, and let go of the connections. All views close together."""
+        await self._driver.close()
+        await self._connections.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    async def _look(self, entry: str, tags: tuple[str, ...]) -> Seen:
+        tags, names = self._names(entry, tags)
+        seen = self._examine(tags, await self._driver.fetch(names, self._counters))
+        if seen.state is State.UNSURE:
+            seen = await self._driver.run(self._resolve(entry, seen), self._counters)
+        return seen
+
+    async def _get(self, key: str, sealer: ValueSealer) -> Any:
+        try:
+            seen = await self._look(self._keys.entry(key), ())
+        except RedisUnavailable:
+            self._counters.misses += 1
+            return MISS
+        return self._open(seen, sealer)
+
+    async def _get_or_load(
+        self,
+        key: str,
+        load: Callable[[], Any],
+        ttl: Ttl | None,
+        tags: tuple[str, ...],
+        sealer: ValueSealer,
+        soft_ttl: Ttl | None,
+    ) -> Any:
+        entry = self._keys.entry(key)
+        ttl_ms = self._ttl_ms(ttl)
+        soft_ms = self._soft_ms(soft_ttl, ttl_ms)
+        seen: Seen | None = None
+        try:
+            seen = await self._look(entry, tags)
+        except RedisUnavailable:
+            self._counters.misses += 1
+        else:
+            value = self._open(seen, sealer)
+            if value is not MISS:
+                if seen.state is State.STALE:
+                    plan = self._plan(entry, load, ttl_ms, tags, sealer, soft_ms)
+                    stale = seen
+                    self._driver.refresh(
+                        entry,
+                        lambda: lease.refresh(plan, stale, self._memory, self._counters),
+                        self._counters,
+                    )
+                return value
+        plan = self._plan(entry, load, ttl_ms, tags, sealer, soft_ms)
+        return await self._driver.run_apart(
+            lease.get_or_load(plan, seen, self._memory, self._counters), self._counters
+        )
+
+    async def _set(
+        self, mapping: Mapping[str, Any], ttl: Ttl | None, tags: Iterable[str], sealer: ValueSealer
+    ) -> None:
+        flow = self._write(mapping, ttl, tags, sealer)
+        try:
+            await self._driver.run(flow, self._counters)
+        except RedisUnavailable:
+            self._lost(mapping)
+
+    async def _invalidate(
+        self, kind: Literal["key", "pattern", "tag"], names: tuple[str, ...], flow: c.Flow[Receipt]
+    ) -> Receipt:
+        try:
+            receipt = await self._driver.run_apart(flow, self._counters, patient=True)
+        except RedisUnavailable as error:
+            raise InvalidationError(kind, names, str(error)) from error
+        return self._invalidated(receipt)

@@ -1,0 +1,217 @@
+"""`@cache.cached()`: cache what a function returns, by its arguments.
+
+Parameters and return type stay as they are, for callers and for type checkers; on a method, `self` is part of the key.
+The decorated function is an object that can be called, with `invalidate(*args)` and `key(*args)` beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from neverstale.base import BaseCache, Ttl, tags_of
+from neverstale.callkeys import CallKey
+from neverstale.errors import UsageError
+from neverstale.receipt import Receipt
+
+if TYPE_CHECKING:
+    from neverstale.cache import Cache
+    from neverstale.cache_async import AsyncCache
+
+__all__ = ["AsyncCached", "BoundAsyncCached", "BoundCached", "Cached"]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class _Recipe:
+    """How the calls of one function are cached: what both faces do alike."""
+
+    def __init__(
+        self,
+        cache: BaseCache,
+        func: Callable[..., Any],
+        ttl: Ttl | None,
+        tags: Iterable[str] | Callable[..., Iterable[str]],
+        key: Callable[..., str] | None,
+        soft_ttl: Ttl | None,
+        kind: Any,
+    ) -> None:
+        # Checked now rather than at the first call: a wrong option is found when the module is imported.
+        cache._soft_ms(soft_ttl, cache._ttl_ms(ttl))
+        self._cache = cache
+        self._func = func
+        self._kind = kind
+        self._call_key = None if key is not None else CallKey(func)
+        self._key = key
+        self._tags = tags if callable(tags) else tags_of(tags)
+        self.ttl = ttl
+        self.soft_ttl = soft_ttl
+
+    @functools.cached_property
+    def sealer(self) -> Any:
+        """What encodes the values; made at the first call, when all names of annotations are defined."""
+        kind = self._kind
+        if kind is None:
+            try:
+                kind = typing.get_type_hints(self._func, include_extras=True).get("return", Any)
+            except (NameError, TypeError):  # a name that is imported for type checkers only
+                kind = Any
+        return self._cache._sealer(kind)
+
+    def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return the key of a call."""
+        if self._call_key is not None:
+            return self._call_key(args, kwargs)
+        assert self._key is not None
+        return self._key(*args, **kwargs)
+
+    def tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+        """Return the tags of a call."""
+        return tags_of(self._tags(*args, **kwargs)) if callable(self._tags) else self._tags
+
+
+class Cached(Generic[P, T]):
+    """A function whose results are cached by a `Cache`."""
+
+    def __init__(self, cache: Cache, func: Callable[P, T], *options: Any) -> None:
+        if inspect.iscoroutinefunction(func):
+            raise UsageError(f"{func.__qualname__} is a coroutine function: use AsyncCache for it")
+        functools.update_wrapper(self, func)
+        self._cache = cache
+        self._func = func
+        self._recipe = _Recipe(cache, func, *options)
+
+    def __repr__(self) -> str:
+        return f"<cached {self._func!r}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what the function returns for these arguments, from the cache where it is there."""
+        recipe = self._recipe
+        result: T = self._cache._get_or_load(
+            recipe.key(args, kwargs),
+            functools.partial(self._func, *args, **kwargs),
+            recipe.ttl,
+            recipe.tags(args, kwargs),
+            recipe.sealer,
+            recipe.soft_ttl,
+        )
+        return result
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key, without prefix, under which the result for these arguments is cached."""
+        return self._recipe.key(args, kwargs)
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
+        """Invalidate the result for these arguments; as `Cache.invalidate_key`."""
+        return self._cache.invalidate_key(self._recipe.key(args, kwargs))
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Cached[P, T]: ...
+    @overload
+    def __get__(
+        self: Cached[Concatenate[S, Q], T], instance: S, owner: type | None = None
+    ) -> BoundCached[Q, T]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else BoundCached(self, instance)
+
+
+class BoundCached(Generic[P, T]):
+    """A cached method of one object."""
+
+    def __init__(self, cached: Cached[..., T], instance: Any) -> None:
+        self._cached = cached
+        self.__self__ = instance
+        self.__name__ = cached._func.__name__
+        self.__doc__ = cached.__doc__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what the method returns for these arguments, from the cache where it is there."""
+        return self._cached(self.__self__, *args, **kwargs)
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key, without prefix, under which the result for these arguments is cached."""
+        return self._cached.key(self.__self__, *args, **kwargs)
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
+        """Invalidate the result for these arguments; as `Cache.invalidate_key`."""
+        return self._cached.invalidate(self.__self__, *args, **kwargs)
+
+
+class AsyncCached(Generic[P, T]):
+    """A coroutine function whose results are cached by an `AsyncCache`."""
+
+    def __init__(self, cache: AsyncCache, func: Callable[P, Coroutine[Any, Any, T]], *options: Any) -> None:
+        if not inspect.iscoroutinefunction(func):
+            name = getattr(func, "__qualname__", repr(func))
+            raise UsageError(f"{name} is not a coroutine function: write async def, or use Cache for it")
+        functools.update_wrapper(self, func)
+        if hasattr(
+            inspect, "markcoroutinefunction"
+        ):  # Python 3.12: frameworks ask whether to await what we return
+            inspect.markcoroutinefunction(self)
+        self._cache = cache
+        self._func = func
+        self._recipe = _Recipe(cache, func, *options)
+
+    def __repr__(self) -> str:
+        return f"<cached {self._func!r}>"
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what the function returns for these arguments, from the cache where it is there."""
+        recipe = self._recipe
+        result: T = await self._cache._get_or_load(
+            recipe.key(args, kwargs),
+            functools.partial(self._func, *args, **kwargs),
+            recipe.ttl,
+            recipe.tags(args, kwargs),
+            recipe.sealer,
+            recipe.soft_ttl,
+        )
+        return result
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key, without prefix, under which the result for these arguments is cached."""
+        return self._recipe.key(args, kwargs)
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
+        """Invalidate the result for these arguments; as `AsyncCache.invalidate_key`."""
+        return await self._cache.invalidate_key(self._recipe.key(args, kwargs))
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> AsyncCached[P, T]: ...
+    @overload
+    def __get__(
+        self: AsyncCached[Concatenate[S, Q], T], instance: S, owner: type | None = None
+    ) -> BoundAsyncCached[Q, T]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else BoundAsyncCached(self, instance)
+
+
+class BoundAsyncCached(Generic[P, T]):
+    """A cached coroutine method of one object."""
+
+    def __init__(self, cached: AsyncCached[..., T], instance: Any) -> None:
+        self._cached = cached
+        self.__self__ = instance
+        self.__name__ = cached._func.__name__
+        self.__doc__ = cached.__doc__
+        if hasattr(inspect, "markcoroutinefunction"):
+            inspect.markcoroutinefunction(self)
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what the method returns for these arguments, from the cache where it is there."""
+        return await self._cached(self.__self__, *args, **kwargs)
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key, without prefix, under which the result for these arguments is cached."""
+        return self._cached.key(self.__self__, *args, **kwargs)
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
+        """Invalidate the result for these arguments; as `AsyncCache.invalidate_key`."""
+        return await self._cached.invalidate(self.__self__, *args, **kwargs)

@@ -1,0 +1,259 @@
+"""Run flows on an event loop.
+
+Rules:
+- The hit path is `fetch`: it joins the next batch of its lane.
+- A flow that may load runs in a task of its own, and a caller who is cancelled leaves it running: others may wait for
+  its load, and a lease that was just granted must not be left behind.
+- A load that is in flight ends with its flow, however that ends: who waits for it is always woken.
+
+This module knows how each command is done, not what a flow means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import random
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from neverstale.core import commands as c
+from neverstale.counters import Counters
+from neverstale.errors import RedisUnavailable
+from neverstale.flight import Flight, Flights
+from neverstale.loading import collecting
+
+from .announce import Announcer
+from .calls import loaded, missing_scripts, results
+from .clients import REDIS_ERRORS, AsyncConnections, unavailable
+from .lanes import AsyncWire, ClusterLanes, SingleLane
+
+__all__ = ["AsyncDriver"]
+
+logger = logging.getLogger("neverstale")
+T = TypeVar("T")
+
+
+class _Loop:
+    """What belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self.flights: Flights[asyncio.Event] = Flights(asyncio.Event)
+        self.wires: dict[bool, tuple[Any, AsyncWire]] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.refreshing: set[str] = set()
+
+
+class AsyncDriver:
+    """Does what flows ask for; shared by all views of a cache. Each event loop has lanes and flights of its own.
+
+    Args:
+        connections: where Redis is.
+        announcer: tells of invalidations.
+    """
+
+    def __init__(self, connections: AsyncConnections, announcer: Announcer) -> None:
+        self._connections = connections
+        self._announcer = announcer
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+
+    def _loop(self) -> _Loop:
+        running = asyncio.get_running_loop()
+        known = self._loops.get(running)
+        if known is None:
+            known = self._loops[running] = _Loop()
+        return known
+
+    @property
+    def flights(self) -> Flights[asyncio.Event]:
+        """The loads that are in flight on this event loop."""
+        return self._loop().flights
+
+    def wire(self, patient: bool = False) -> AsyncWire:
+        """Return what commands are sent by: with the short time limit of reads, or the long one of invalidations."""
+        wires = self._loop().wires
+        client: Any = self._connections.patient if patient else self._connections.fast
+        known = wires.get(patient)
+        if known is None or known[0] is not client:
+            made: AsyncWire = ClusterLanes(client) if self._connections.is_cluster else SingleLane(client)
+            known = wires[patient] = (client, made)
+        return known[1]
+
+    async def fetch(self, keys: tuple[str, ...], counters: Counters) -> list[bytes | None]:
+        """Read keys: the hit path.
+
+        Raises:
+            RedisUnavailable: Redis did not answer within its time limit.
+        """
+        began = time.perf_counter()
+        try:
+            return await self.wire().fetch(keys)
+        except REDIS_ERRORS as error:
+            counters.errors += 1
+            raise unavailable(error) from error
+        finally:
+            counters.redis_seconds += time.perf_counter() - began
+
+    async def run(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
+        """Run a flow to its end; raises what the flow raises."""
+        flights: list[Flight[asyncio.Event]] = []
+        reply: Any = None
+        trouble: RedisUnavailable | None = None
+        try:
+            while True:
+                try:
+                    command = flow.send(reply) if trouble is None else flow.throw(trouble)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                reply, trouble = None, None
+                try:
+                    reply = await self._do(command, counters, flights, patient)
+                except RedisUnavailable as error:
+                    trouble = error
+        finally:
+            for flight in flights:
+                self.flights.end(flight)
+            flow.close()
+
+    async def run_apart(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
+        """Run a flow in a task of its own, which goes on if the caller is cancelled."""
+        return await asyncio.shield(self._start(self.run(flow, counters, patient=patient)))
+
+    def refresh(self, entry: str, flow: Callable[[], c.Flow[Any]], counters: Counters) -> None:
+        """Run a flow in the background, unless one for this entry is running; its errors are logged."""
+        refreshing = self._loop().refreshing
+        if entry in refreshing:
+            return
+        refreshing.add(entry)
+
+        async def work() -> None:
+            try:
+                await self.run(flow(), counters)
+            except Exception as error:
+                logger.warning("the refresh of %r failed: %r", entry, error)
+            finally:
+                refreshing.discard(entry)
+
+        self._start(work())
+
+    def _start(self, work: Any) -> asyncio.Task[Any]:
+        tasks = self._loop().tasks
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)  # the loop itself keeps tasks only weakly
+
+        def over(task: asyncio.Task[Any]) -> None:
+            tasks.discard(task)
+            if not task.cancelled():
+                task.exception()  # the caller may be gone: it is nobody's oversight that this was not fetched
+
+        task.add_done_callback(over)
+        return task
+
+    async def close(self) -> None:
+        """Wait for the loads and refreshes that are running on this event loop."""
+        tasks = [task for task in self._loop().tasks if task is not asyncio.current_task()]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _do(
+        self, command: c.Command[Any], counters: Counters, flights: list[Flight[asyncio.Event]], patient: bool
+    ) -> Any:
+        match command:
+            case c.Fetch(keys):
+                return await self.fetch(keys, counters)
+            case c.Together() | c.Drop() | c.Topology() | c.Scan():
+                return await self._ask_redis(command, counters, patient)
+            case c.Clock():
+                return time.monotonic()
+            case c.Wall():
+                return time.time_ns() // 1_000_000
+            case c.Random(count):
+                return os.urandom(count)
+            case c.Wait(_, seconds):
+                return await asyncio.sleep(seconds * random.uniform(0.75, 1.25))
+            case c.Load(loader):
+                return await _load(loader)
+            case c.Lead(entry, token):
+                return flights.append(self.flights.lead(entry, token))
+            case c.Join(entry, token):
+                flight = self.flights.find(entry, token)
+                if flight is None:
+                    return None
+                await flight.done.wait()
+                return flight.outcome
+            case c.Turn(entry, token):
+                return await self._turn(entry, token, flights)
+            case c.Land(_, token, outcome):
+                for flight in flights:
+                    if flight.token == token:
+                        self.flights.land(flight, outcome)
+                return None
+            case c.Announce(receipt):
+                message = self._announcer.tell(receipt)
+                try:
+                    await self.wire(patient=True).ask("", ("PUBLISH", *message))
+                except REDIS_ERRORS as error:
+                    logger.warning("an invalidation could not be announced to other processes: %s", error)
+                return None
+            case _:
+                raise AssertionError(f"no such command: {command!r}")
+
+    async def _ask_redis(
+        self, command: c.Together | c.Drop | c.Topology | c.Scan | Any, counters: Counters, patient: bool
+    ) -> Any:
+        began = time.perf_counter()
+        try:
+            wire = self.wire(patient)
+            match command:
+                case c.Together(calls):
+                    return await self._together(wire, calls)
+                case c.Drop(keys):
+                    return sum(await self._together(wire, tuple(wire.drops(keys))))
+                case c.Topology():
+                    return await wire.topology()
+                case c.Scan(node, cursor, pattern, count):
+                    after, found = await wire.ask(node, ("SCAN", cursor, "MATCH", pattern, "COUNT", count))
+                    return int(after), list(found)
+        except REDIS_ERRORS as error:
+            counters.errors += 1
+            raise unavailable(error) from error
+        finally:
+            counters.redis_seconds += time.perf_counter() - began
+
+    @staticmethod
+    async def _together(wire: AsyncWire, calls: tuple[c.Call[Any], ...]) -> list[Any]:
+        replies = await wire.exchange([(call.key, call.words()) for call in calls])
+        again = missing_scripts(calls, replies)
+        if again:
+            made = await wire.exchange([(calls[index].key, words) for index, words in again.items()])
+            for index, reply in zip(again, made, strict=True):
+                replies[index] = reply
+        return results(calls, replies, unavailable)
+
+    async def _turn(self, entry: str, token: bytes, flights: list[Flight[asyncio.Event]]) -> c.Outcome | None:
+        flight, before = self.flights.turn(entry, token)
+        if flight.token != token:
+            await flight.done.wait()
+            return flight.outcome or c.Outcome(shareable=False)
+        flights.append(flight)
+        while before is not None:
+            await before.done.wait()
+            before = self.flights.begin(flight)
+        return None
+
+
+async def _load(loader: Callable[[], Any]) -> c.Loaded:
+    began = time.perf_counter()
+    with collecting() as named:
+        try:
+            value, error = loader(), None
+            if inspect.isawaitable(value):
+                value = await value
+        except BaseException as raised:  # also what ends the task: the lease is given back first
+            value, error = None, raised
+    return loaded(value, error, named.tags, time.perf_counter() - began)

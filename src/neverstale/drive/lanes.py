@@ -1,0 +1,258 @@
+"""Send commands and read replies on redis-py's asyncio connections, many callers' together.
+
+A lane is the way to one node. What is asked of it within one tick of the event loop leaves in one batch, on one
+connection: all keys in one MGET (on a cluster: one GET each, for MGET wants keys of one slot), each key once, then the
+other commands. While enough batches are under way, the next one gathers what comes.
+
+Rule: **a batch is joined only until it is sent.** So nobody ever gets a reply that was on its way before they asked.
+
+redis-py keeps the connections, the pools and the map of the cluster. This module knows nothing of flows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol
+
+import redis.asyncio
+from redis.exceptions import ConnectionError as BrokenConnection
+from redis.exceptions import ResponseError
+
+from neverstale.core.commands import DropSlot, TopologyView
+
+from .calls import Words, by_slot, redirected, slot_of, string, topology
+from .cluster import AsyncBoundedCluster
+
+__all__ = ["AsyncWire", "ClusterLanes", "SingleLane"]
+
+#: So many batches are under way on a lane at a time. More would each be smaller; one would idle between a reply and
+#: the next batch.
+_UNDER_WAY = 4
+#: A batch is not joined beyond so many commands or keys, so that one reply does not hold up the event loop.
+_FULL = 1000
+
+
+class AsyncWire(Protocol):
+    """What the asyncio driver sends by; the counterpart of `wire.Wire`."""
+
+    async def exchange(self, commands: Sequence[tuple[Any, Words]]) -> list[Any]: ...
+    def fetch(self, keys: Sequence[str]) -> Awaitable[list[bytes | None]]: ...
+    def drops(self, keys: Sequence[str | bytes]) -> Sequence[DropSlot]: ...
+    async def topology(self) -> TopologyView: ...
+    async def ask(self, node: str, words: Words) -> Any: ...
+
+
+class _Batch:
+    __slots__ = ("calls", "keys", "readers", "size")
+
+    def __init__(self) -> None:
+        self.keys: dict[str, int] = {}
+        self.readers: list[tuple[asyncio.Future[list[Any]], list[int]]] = []
+        self.calls: list[tuple[asyncio.Future[list[Any]], Sequence[Words]]] = []
+        self.size = 0
+
+    def fail(self, error: BaseException) -> None:
+        for future, _ in (*self.readers, *self.calls):
+            if not future.done():
+                future.set_exception(error)
+
+
+class Lane:
+    """The way to one node.
+
+    Args:
+        pool: redis-py's, of the node.
+        mget: whether one MGET may name any keys.
+    """
+
+    def __init__(self, pool: Any, *, mget: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pool = pool
+        self._mget = mget
+        self._waiting: deque[_Batch] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._flush_soon = False
+
+    def fetch(self, keys: Sequence[str]) -> asyncio.Future[list[Any]]:
+        """Read keys with the next batch."""
+        batch = self._open()
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        places = batch.keys
+        batch.readers.append((future, [places.setdefault(key, len(places)) for key in keys]))
+        batch.size += 1
+        return future
+
+    def send(self, commands: Sequence[Words]) -> asyncio.Future[list[Any]]:
+        """Send commands with the next batch, in their order."""
+        batch = self._open()
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        batch.calls.append((future, commands))
+        batch.size += len(commands)
+        return future
+
+    def _open(self) -> _Batch:
+        if not self._flush_soon and len(self._under_way) < _UNDER_WAY:
+            self._flush_soon = True
+            self._loop.call_soon(self._flush)
+        if not self._waiting or self._waiting[-1].size >= _FULL:
+            self._waiting.append(_Batch())
+        return self._waiting[-1]
+
+    def _flush(self) -> None:
+        self._flush_soon = False
+        while self._waiting and len(self._under_way) < _UNDER_WAY:
+            task = self._loop.create_task(self._carry(self._waiting.popleft()))
+            self._under_way.add(task)
+            task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._flush()
+
+    async def _carry(self, batch: _Batch) -> None:
+        commands: list[Words] = []
+        if batch.keys:
+            commands += [("MGET", *batch.keys)] if self._mget else [("GET", key) for key in batch.keys]
+        first = len(commands)
+        for _, words in batch.calls:
+            commands += words
+        try:
+            try:
+                replies = await self._converse(commands)
+            except BrokenConnection:
+                replies = await self._converse(commands)
+        except BaseException as error:
+            batch.fail(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        if batch.keys:
+            values = replies[0] if self._mget else replies[:first]
+            for future, places in batch.readers:
+                if future.done():
+                    continue
+                if isinstance(values, ResponseError):
+                    future.set_exception(values)
+                else:
+                    future.set_result([values[place] for place in places])
+        at = first
+        for future, words in batch.calls:
+            if not future.done():
+                future.set_result(replies[at : at + len(words)])
+            at += len(words)
+
+    async def _converse(self, commands: Sequence[Words]) -> list[Any]:
+        connection = await self._pool.get_connection()
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            return [await _reply(connection) for _ in commands]
+        except BaseException:
+            # Replies may be on their way that nobody will read.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+
+
+async def _reply(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+def _raised(reply: Any) -> Any:
+    if isinstance(reply, ResponseError):
+        raise reply
+    return reply
+
+
+class SingleLane:
+    """Sends to the one node there is."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._lane = Lane(client.connection_pool, mget=True)
+
+    async def exchange(self, commands: Sequence[tuple[Any, Words]]) -> list[Any]:
+        return await self._lane.send([words for _, words in commands])
+
+    def fetch(self, keys: Sequence[str]) -> asyncio.Future[list[bytes | None]]:
+        return self._lane.fetch(keys)
+
+    def drops(self, keys: Sequence[str | bytes]) -> Sequence[DropSlot]:
+        return (DropSlot(tuple(keys)),)
+
+    async def topology(self) -> TopologyView:
+        return TopologyView(("",), "", moving=False)
+
+    async def ask(self, node: str, words: Words) -> Any:
+        return _raised((await self._lane.send((words,)))[0])
+
+
+class ClusterLanes:
+    """Sends to the nodes of a cluster that hold the keys, a lane each."""
+
+    def __init__(self, client: AsyncBoundedCluster) -> None:
+        self._client = client
+        self._lanes: dict[str, tuple[Any, Lane]] = {}
+
+    async def exchange(self, commands: Sequence[tuple[Any, Words]]) -> list[Any]:
+        return await self._spread([key for key, _ in commands], [words for _, words in commands])
+
+    async def fetch(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [string(reply) for reply in await self._spread(keys, None)]
+
+    async def _spread(self, keys: Sequence[Any], commands: Sequence[Words] | None) -> list[Any]:
+        """Send commands, or read keys if there are none, on the lanes of their nodes."""
+        await self._client.initialize()
+        lanes: dict[str, tuple[Lane, list[int]]] = {}
+        for index, key in enumerate(keys):
+            node = self._client.nodes_manager.get_node_from_slot(slot_of(key))
+            if node.name not in lanes:
+                lanes[node.name] = (self._lane(node), [])
+            lanes[node.name][1].append(index)
+        futures = [
+            lane.fetch([keys[i] for i in indexes])
+            if commands is None
+            else lane.send([commands[i] for i in indexes])
+            for lane, indexes in lanes.values()
+        ]
+        replies: list[Any] = [None] * len(keys)
+        # All of them, also where one fails: an exception that nobody fetches is logged by asyncio.
+        for (_, indexes), got in zip(
+            lanes.values(), await asyncio.gather(*futures, return_exceptions=True), strict=True
+        ):
+            if isinstance(got, BaseException):
+                raise got
+            for index, reply in zip(indexes, got, strict=True):
+                replies[index] = reply
+        for index in redirected(replies):
+            # redis-py follows the redirection and corrects its map.
+            words = ("GET", keys[index]) if commands is None else commands[index]
+            try:
+                replies[index] = await self._client.execute_command(*words)
+            except ResponseError as error:
+                replies[index] = error
+        return replies
+
+    def _lane(self, node: Any) -> Lane:
+        pool: Any = self._client.get_redis_connection(node).connection_pool
+        known = self._lanes.get(node.name)
+        if known is None or known[0] is not pool:
+            known = self._lanes[node.name] = (pool, Lane(pool, mget=False))
+        return known[1]
+
+    def drops(self, keys: Sequence[str | bytes]) -> Sequence[DropSlot]:
+        return by_slot(keys)
+
+    async def topology(self) -> TopologyView:
+        return topology(await self.ask("", ("CLUSTER", "NODES")))
+
+    async def ask(self, node: str, words: Words) -> Any:
+        await self._client.initialize()
+        found = self._client.get_node(node_name=node) if node else self._client.get_default_node()
+        if found is None:
+            raise BrokenConnection(f"{node} is no node of the cluster as it is known here")
+        return _raised((await self._lane(found).send((words,)))[0])

@@ -1,0 +1,240 @@
+"""Run flows on the calling thread.
+
+Rules:
+- A loader runs on the thread that asked for it; a refresh past the soft TTL on one of a few threads of this module.
+- A load that is in flight ends with its flow, however that ends: who waits for it is always woken.
+
+This module knows how each command is done, not what a flow means.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from neverstale.core import commands as c
+from neverstale.counters import Counters
+from neverstale.errors import RedisUnavailable
+from neverstale.flight import Flight, Flights
+from neverstale.loading import collecting
+
+from .announce import Announcer
+from .calls import loaded, missing_scripts, results
+from .clients import REDIS_ERRORS, Connections, unavailable
+from .wire import ClusterWire, SingleWire, Wire
+
+__all__ = ["ThreadDriver"]
+
+logger = logging.getLogger("neverstale")
+T = TypeVar("T")
+
+#: Refreshes run beside the requests; more of them at a time would be a load of its own on the database.
+_REFRESHERS = 4
+
+
+class ThreadDriver:
+    """Does what flows ask for; shared by all views of a cache, safe for threads and after fork.
+
+    Args:
+        connections: where Redis is.
+        announcer: tells of invalidations.
+    """
+
+    def __init__(self, connections: Connections, announcer: Announcer) -> None:
+        self._connections = connections
+        self._announcer = announcer
+        self._fork_safe()
+
+    def _fork_safe(self) -> None:
+        """Begin anew in this process: locks, flights and threads of a parent are of no use to its child."""
+        self._pid = os.getpid()
+        self.flights: Flights[threading.Event] = Flights(threading.Event)
+        self._wires: dict[str, tuple[Any, Wire]] = {}
+        self._refreshers: ThreadPoolExecutor | None = None
+        self._refreshing: set[str] = set()
+        self._lock = threading.Lock()
+
+    def wire(self, patient: bool = False) -> Wire:
+        """Return what commands are sent by: with the short time limit of reads, or the long one of invalidations."""
+        if self._pid != os.getpid():
+            self._fork_safe()
+        name = "patient" if patient else "fast"
+        client = getattr(self._connections, name)
+        known = self._wires.get(name)
+        if known is None or known[0] is not client:
+            made: Wire = ClusterWire(client) if self._connections.is_cluster else SingleWire(client)
+            known = self._wires[name] = (client, made)
+        return known[1]
+
+    def fetch(self, keys: tuple[str, ...], counters: Counters) -> list[bytes | None]:
+        """Read keys: the hit path.
+
+        Raises:
+            RedisUnavailable: Redis did not answer within its time limit.
+        """
+        began = time.perf_counter()
+        try:
+            return self.wire().fetch(keys)
+        except REDIS_ERRORS as error:
+            counters.errors += 1
+            raise unavailable(error) from error
+        finally:
+            counters.redis_seconds += time.perf_counter() - began
+
+    def run(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
+        """Run a flow to its end; raises what the flow raises."""
+        flights: list[Flight[threading.Event]] = []
+        reply: Any = None
+        trouble: RedisUnavailable | None = None
+        try:
+            while True:
+                try:
+                    command = flow.send(reply) if trouble is None else flow.throw(trouble)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                reply, trouble = None, None
+                try:
+                    reply = self._do(command, counters, flights, patient)
+                except RedisUnavailable as error:
+                    trouble = error
+        finally:
+            for flight in flights:
+                self.flights.end(flight)
+            flow.close()
+
+    def refresh(self, entry: str, flow: Callable[[], c.Flow[Any]], counters: Counters) -> None:
+        """Run a flow on another thread, unless one for this entry is running; its errors are logged."""
+        with self._lock:
+            if entry in self._refreshing:
+                return
+            self._refreshing.add(entry)
+            if self._refreshers is None:
+                self._refreshers = ThreadPoolExecutor(_REFRESHERS, thread_name_prefix="neverstale-refresh")
+        context = contextvars.copy_context()
+
+        def work() -> None:
+            try:
+                context.run(self.run, flow(), counters)
+            except Exception as error:
+                logger.warning("the refresh of %r failed: %r", entry, error)
+            finally:
+                self._refreshing.discard(entry)
+
+        try:
+            self._refreshers.submit(work)
+        except RuntimeError:  # the interpreter is shutting down
+            self._refreshing.discard(entry)
+
+    def close(self) -> None:
+        """Wait for refreshes that are running."""
+        if self._refreshers is not None and self._pid == os.getpid():
+            self._refreshers.shutdown(wait=True, cancel_futures=True)
+        self._refreshers = None
+
+    def _do(
+        self,
+        command: c.Command[Any],
+        counters: Counters,
+        flights: list[Flight[threading.Event]],
+        patient: bool,
+    ) -> Any:
+        match command:
+            case c.Fetch(keys):
+                return self.fetch(keys, counters)
+            case c.Together() | c.Drop() | c.Topology() | c.Scan():
+                return self._ask_redis(command, counters, patient)
+            case c.Clock():
+                return time.monotonic()
+            case c.Wall():
+                return time.time_ns() // 1_000_000
+            case c.Random(count):
+                return os.urandom(count)
+            case c.Wait(_, seconds):
+                return time.sleep(seconds * random.uniform(0.75, 1.25))
+            case c.Load(loader):
+                return _load(loader)
+            case c.Lead(entry, token):
+                return flights.append(self.flights.lead(entry, token))
+            case c.Join(entry, token):
+                flight = self.flights.find(entry, token)
+                if flight is None:
+                    return None
+                flight.done.wait()
+                return flight.outcome
+            case c.Turn(entry, token):
+                return self._turn(entry, token, flights)
+            case c.Land(_, token, outcome):
+                for flight in flights:
+                    if flight.token == token:
+                        self.flights.land(flight, outcome)
+                return None
+            case c.Announce(receipt):
+                message = self._announcer.tell(receipt)
+                try:
+                    self.wire(patient=True).ask("", ("PUBLISH", *message))
+                except REDIS_ERRORS as error:
+                    logger.warning("an invalidation could not be announced to other processes: %s", error)
+                return None
+            case _:
+                raise AssertionError(f"no such command: {command!r}")
+
+    def _ask_redis(
+        self, command: c.Together | c.Drop | c.Topology | c.Scan | Any, counters: Counters, patient: bool
+    ) -> Any:
+        began = time.perf_counter()
+        try:
+            wire = self.wire(patient)
+            match command:
+                case c.Together(calls):
+                    return self._together(wire, calls)
+                case c.Drop(keys):
+                    return sum(self._together(wire, tuple(wire.drops(keys))))
+                case c.Topology():
+                    return wire.topology()
+                case c.Scan(node, cursor, pattern, count):
+                    after, found = wire.ask(node, ("SCAN", cursor, "MATCH", pattern, "COUNT", count))
+                    return int(after), list(found)
+        except REDIS_ERRORS as error:
+            counters.errors += 1
+            raise unavailable(error) from error
+        finally:
+            counters.redis_seconds += time.perf_counter() - began
+
+    @staticmethod
+    def _together(wire: Wire, calls: tuple[c.Call[Any], ...]) -> list[Any]:
+        replies = wire.exchange([(call.key, call.words()) for call in calls])
+        again = missing_scripts(calls, replies)
+        if again:
+            made = wire.exchange([(calls[index].key, words) for index, words in again.items()])
+            for index, reply in zip(again, made, strict=True):
+                replies[index] = reply
+        return results(calls, replies, unavailable)
+
+    def _turn(self, entry: str, token: bytes, flights: list[Flight[threading.Event]]) -> c.Outcome | None:
+        flight, before = self.flights.turn(entry, token)
+        if flight.token != token:
+            flight.done.wait()
+            return flight.outcome or c.Outcome(shareable=False)
+        flights.append(flight)
+        while before is not None:
+            before.done.wait()
+            before = self.flights.begin(flight)
+        return None
+
+
+def _load(loader: Callable[[], Any]) -> c.Loaded:
+    began = time.perf_counter()
+    with collecting() as named:
+        try:
+            value, error = loader(), None
+        except BaseException as raised:  # also what ends the thread: the lease is given back first
+            value, error = None, raised
+    return loaded(value, error, named.tags, time.perf_counter() - began)
