@@ -10,6 +10,7 @@ import functools
 import inspect
 import itertools
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -313,7 +314,7 @@ def test_keys_are_the_same_in_every_process() -> None:
     said = {
         subprocess.run(
             [sys.executable, "-c", program],
-            env={"PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,
