@@ -4,9 +4,9 @@ A key looks like `shop.catalog.product(id=5,lang="en")`: the function's full nam
 its value, defaults included, so `f(1)`, `f(x=1)` and `f(1, y=<its default>)` share a key. How a value is
 written, and why no two are written alike, is in `stabletext`.
 
-Arguments are bound as Python binds them, but prepared once for each function: `inspect.Signature.bind` takes
-ten times as long, and this is on the way of every hit. It is asked where that way ends: for functions with
-`*args` or `**kwargs`, and to say what is wrong with a call.
+Arguments are bound as Python binds them, but prepared once for each function, because this is on the way of
+every hit: a key by `inspect.Signature.bind` takes three times as long (3 instead of 1 µs). It is asked where that
+way ends: for functions with `*args` or `**kwargs`, and to say what is wrong with a call.
 
 Not known here: prefixes, the length that Redis keys should have, and which calls are worth caching.
 """
