@@ -8,6 +8,7 @@ from typing import Any
 
 from redis.cluster import ClusterNode
 from redis.cluster import RedisCluster as ClusterClient
+from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from neverstale.testing.node import RedisServer
@@ -97,8 +98,11 @@ class RedisCluster:
 
     def primary_of(self, key: str | bytes) -> RedisServer:
         """Return the node that holds a key."""
-        owner = self.client().get_node_from_key(key)
-        return next(node for node in self.nodes if owner is not None and node.port == owner.port)
+        slot = key_slot(key.encode() if isinstance(key, str) else key)
+        # Asked of a node: what a client remembers is wrong after a failover, until its next error.
+        shares: Any = self.primaries()[0].client().execute_command("CLUSTER", "SLOTS")
+        port = next(share[2][1] for share in shares if share[0] <= slot <= share[1])
+        return next(node for node in self.nodes if node.port == port)
 
     def flush(self) -> None:
         """Delete every key on every primary."""
@@ -124,6 +128,8 @@ class RedisCluster:
         for node in self.nodes:
             node.revive()
         self._settle()
+        if self._client is not None:
+            self._client.nodes_manager.initialize()
 
     def stop(self) -> None:
         """End every process. May be called more than once."""
