@@ -17,8 +17,8 @@ Rules:
   connection of its parent. Asynchronous clients belong to an event loop, so there is a pair for each loop.
 - All users with equal addresses and limits share their connections; the last one to close closes them.
 
-RESP 2 without CLIENT SETINFO: the replies used here are the same in both protocols, and a connection without
-a password is ready without one round trip.
+RESP 2 without CLIENT SETINFO: the replies used here are the same in both protocols, and a new connection is
+ready after one round trip, or after three with a password and a database.
 
 Known limit: synchronous name resolution has no time limit, in Python as in redis-py. Where DNS may hang, use
 an address or a caching resolver.
@@ -117,6 +117,13 @@ def _without_setinfo() -> dict[str, None]:
     return {"driver_info": None} if _accepts("driver_info") else {"lib_name": None, "lib_version": None}
 
 
+def _pools(client: Any) -> list[Any]:
+    """Return the pools that a client made here has: its own, and those of the Sentinels that it asks."""
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    sentinels = manager.sentinels if manager is not None else []
+    return [each.connection_pool for each in (client, *sentinels)]
+
+
 # --- clients of threads -------------------------------------------------------------------------------------------
 
 
@@ -193,9 +200,11 @@ class _Lazy:
     def close(self) -> None:
         with self._lock:
             if self.client is not None:
-                self.client.close()
-                if isinstance(self.client, redis.Redis):
-                    self.client.connection_pool.disconnect()
+                if isinstance(self.client, BoundedCluster):
+                    self.client.close()
+                else:
+                    for pool in _pools(self.client):
+                        pool.disconnect()
                 self.client = None
 
 
@@ -363,9 +372,11 @@ class _AsyncPair:
         finally:
             for client in (self.fast, self.patient):
                 with contextlib.suppress(*REDIS_ERRORS):
-                    await client.aclose()
-                    if isinstance(client, redis.asyncio.Redis):
-                        await client.connection_pool.disconnect()
+                    if isinstance(client, AsyncBoundedCluster):
+                        await client.aclose()
+                    else:
+                        for pool in _pools(client):
+                            await pool.disconnect()
 
     async def aclose(self) -> None:
         await self._guard.aclose()

@@ -67,6 +67,13 @@ class BoundedCluster(redis.RedisCluster):
         self._ask = self.nodes_manager.initialize
         self.nodes_manager.initialize = self._refresh  # type: ignore[method-assign]
 
+    def close(self) -> None:
+        """Close all connections; the next command opens them again."""
+        super().close()
+        # The pools of nodes are not closed by redis-py where the client was made from a URL.
+        for node in self.nodes_manager.nodes_cache.values():
+            self.get_redis_connection(node).connection_pool.disconnect()
+
     def _refresh(self, *_: Any, last_failed_node_name: str | None = None, **__: Any) -> None:
         # redis-py calls this while it handles an error, which it then raises: nothing may be raised here.
         if time.monotonic() - self._learned < LEARN_EVERY or not self._learning.acquire(blocking=False):
@@ -171,7 +178,9 @@ class AsyncBoundedCluster(redis.asyncio.RedisCluster):
     async def aclose(self) -> None:
         """Close all connections; the next command opens them again."""
         if self._attempt is not None:
-            self._attempt.cancel()
+            await asyncio.wait([self._attempt])
+        # Otherwise redis-py thinks that there is nothing to close, after an error or a failed attempt.
+        self._initialize = False
         await super().aclose()
         for client in self._clients.values():
             await client.connection_pool.disconnect()
@@ -188,6 +197,9 @@ class AsyncBoundedCluster(redis.asyncio.RedisCluster):
         finally:
             self._learned = time.monotonic()
         self._watch.suspect = False
+        for name, node in known.items():
+            if manager.startup_nodes.get(name) is not node and manager.nodes_cache.get(name) is not node:
+                await node.disconnect()
         if not self.commands_parser.commands:
             # Ask the node that has just answered, not the first primary as redis-py does.
             await self.commands_parser.initialize(next(iter(chosen.values())))

@@ -4,13 +4,18 @@ A connection is the one place that every command passes on every kind of server,
 so it is watched here: `observed(base, watch)` makes a subclass of a redis-py connection class that reports to a
 `Watch` when it is connected, fails, or is closed.
 
-Two traps of redis-py are closed here as well, because both end with one command reading another's reply:
-- Sentinel's connections stay open after a read that timed out; here every broken read closes its connection.
+Connected means that the server has answered a PING: a frozen server's kernel accepts connections as well, and
+after a TLS handshake there are session tickets to be read, which redis-py's pool takes for a reply to nobody.
+
+Two traps of redis-py are closed here as well:
+- Sentinel's connections stay open after a read that timed out, so that the next command reads the late reply; here
+  every broken read closes its connection.
 - CLUSTERDOWN makes the cluster client sleep for 0.25 s on the hit path; here it is a broken connection.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import redis
@@ -85,16 +90,25 @@ class _Observed:
     watch: Watch
     _sock: Any
     _finalizing = False
+    pack_command: Callable[..., Any]
 
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         if self._sock is not None:
             return
         try:
             super().connect_check_health(*args, **kwargs)  # type: ignore[misc]
+            self._greet()
         except _BROKEN as problem:
             self.watch.failed(_address(self), problem)
             raise
         self.watch.connected(_address(self))
+
+    def _greet(self) -> None:
+        try:
+            super().send_packed_command(self.pack_command("PING"), check_health=False)  # type: ignore[misc]
+            super().read_response(disconnect_on_error=True)  # type: ignore[misc]
+        except redis.ResponseError:
+            pass  # an answer all the same: this user may not say PING
 
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -132,16 +146,25 @@ class _Observed:
 class _AsyncObserved:
     watch: Watch
     is_connected: bool
+    pack_command: Callable[..., Any]
 
     async def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         if self.is_connected:
             return
         try:
             await super().connect_check_health(*args, **kwargs)  # type: ignore[misc]
+            await self._greet()
         except _BROKEN as problem:
             self.watch.failed(_address(self), problem)
             raise
         self.watch.connected(_address(self))
+
+    async def _greet(self) -> None:
+        try:
+            await super().send_packed_command(self.pack_command("PING"), check_health=False)  # type: ignore[misc]
+            await super().read_response()  # type: ignore[misc]
+        except redis.ResponseError:
+            pass  # an answer all the same: this user may not say PING
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         try:
