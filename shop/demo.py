@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import secrets
 import signal
@@ -115,10 +116,9 @@ class Demo:
         if given:
             return given
         place = self._state / "admin-password"
-        with contextlib.suppress(FileNotFoundError):
-            kept = place.read_text().strip()
-            if kept:
-                return kept
+        kept = place.read_text().strip() if place.is_file() else ""
+        if kept:
+            return kept
         made = secrets.token_urlsafe(9)
         with open(place, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(made + "\n")
@@ -181,6 +181,7 @@ def ask_redis(url: str) -> None:
     from neverstale import Cache
     from neverstale.errors import NeverstaleError
 
+    logging.getLogger("neverstale").addHandler(logging.NullHandler())  # our own line says it all
     try:
         with Cache.from_url(url) as cache:
             if cache.ping():
