@@ -1,0 +1,62 @@
+"""What the operator sets, read from the environment once and then passed on as one frozen object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["DEFAULT_DATABASE", "Settings", "SettingsError"]
+
+DEFAULT_DATABASE = "sqlite:///.demo/shop.db"
+DEFAULT_REDIS = "redis://localhost:6379"
+_YES = {"1", "true", "yes", "on"}
+_NO = {"0", "false", "no", "off"}
+
+
+class SettingsError(ValueError):
+    """A variable has a value that is not allowed; the message names it and says what is."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The shop's settings; see `from_env` for the variables.
+
+    Secrets stay out of the repr, so that an object in a traceback or a log gives nothing away.
+    """
+
+    database_url: str = field(default=DEFAULT_DATABASE, repr=False)
+    redis_url: str = field(default=DEFAULT_REDIS, repr=False)
+    cache_enabled: bool = True
+    admin_password: str | None = field(default=None, repr=False)
+    namespace: str | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read `DATABASE_URL`, `REDIS_URL`, `CACHE_ENABLED`, `SHOP_ADMIN_PASSWORD`, `NEVERSTALE_NAMESPACE`.
+
+        An empty variable counts as one that is not set. Raises `SettingsError` for a value that is not allowed.
+        """
+        return cls(
+            database_url=environ.get("DATABASE_URL") or DEFAULT_DATABASE,
+            redis_url=environ.get("REDIS_URL") or DEFAULT_REDIS,
+            cache_enabled=_flag("CACHE_ENABLED", environ.get("CACHE_ENABLED") or "1"),
+            admin_password=_password(environ.get("SHOP_ADMIN_PASSWORD") or None),
+            namespace=environ.get("NEVERSTALE_NAMESPACE") or None,
+        )
+
+
+def _flag(name: str, value: str) -> bool:
+    word = value.strip().lower()
+    if word in _YES:
+        return True
+    if word in _NO:
+        return False
+    raise SettingsError(f"{name} is {value!r}; allowed are 1, true, yes, on and 0, false, no, off")
+
+
+def _password(value: str | None) -> str | None:
+    # The same bounds as for everyone else's (accounts.py): a shorter one would be refused when changed.
+    if value is not None and not 8 <= len(value) <= 128:
+        raise SettingsError(f"SHOP_ADMIN_PASSWORD has {len(value)} characters; allowed are 8 to 128")
+    return value
