@@ -1,0 +1,232 @@
+"""Every use that the shop makes of the cache, on one page.
+
+| entry | what it holds | tags |
+|---|---|---|
+| `products:<query>` | one page of a list over all categories | `products` |
+| `products:<query with a category>` | one page of a list of one category | `category:<id>` |
+| `product:<id>` | a product's page, or that there is none | `product:<id>` |
+| `popular:<category>` | what is popular in a category | `category:<id>` |
+| `categories` | the categories with their counts | `categories` |
+
+Everything lives five minutes. JSON and HTML are made from the same entries. The writes (products.py, orders.py) say
+which of these tags they invalidate, after their commit.
+
+**When Redis is away at that moment** the write stays: it is committed, and an error would make the client repeat it, an
+order for example. So the answer is the success that it is, with a `Warning` header that says what may be stale and
+for how long; the failure is logged as an error, and the invalidation is tried again in the background until it
+works or everything that it concerned has expired. (While Redis is away nobody reads old entries either: reads go to the
+database.) What this cannot cover is a process that dies in between; an outbox in the database will.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from neverstale import AsyncCache, InvalidationError
+
+from . import catalog
+from .db import Database
+from .settings import Settings
+from .views import CategoryView, ProductDetail, ProductPage, ProductQuery, ProductView
+
+__all__ = ["CATEGORIES", "PREFIX", "TTL", "VERSION", "CachedCatalog", "Note", "note", "product_tags"]
+
+T = TypeVar("T")
+log = logging.getLogger("shop.caching")
+
+VERSION = 1  # raised with every change of shape of what is cached (views.py)
+PREFIX = "catalog:"
+# A page of a list is some 8 KB. Left as it is, it takes a tenth of a millisecond less at each hit.
+COMPRESS_ABOVE = 32_768
+TTL = 300.0  # five minutes: what the shop is ready to show late, should an invalidation ever be lost
+CATEGORIES = "categories"
+
+
+@dataclass
+class Note:
+    """What the cache did for the request that is being answered: `off`, `none` (not asked), `hit` or `load`."""
+
+    began: float  # perf_counter's
+    cache: str = "none"
+    not_invalidated: bool = False
+
+
+note: ContextVar[Note | None] = ContextVar("note", default=None)
+
+
+def product_tags(product_id: int, *category_ids: int) -> tuple[str, ...]:
+    """Return the tags of everything that shows a product: its page, all lists, those of its categories."""
+    return "products", f"product:{product_id}", *(f"category:{each}" for each in dict.fromkeys(category_ids))
+
+
+class CachedCatalog:
+    """The catalogue, read through the cache where there is one.
+
+    Without one (`CACHE_ENABLED=0`) the same loaders are called, and the shop answers the same.
+    """
+
+    def __init__(self, db: Database, cache: AsyncCache | None) -> None:
+        self._db = db
+        self._cache = cache
+        self._owed: dict[str, float] = {}  # tags still to be invalidated, and until when that matters
+        self._paying: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, db: Database, settings: Settings) -> CachedCatalog:
+        """Make the catalogue; connects to nothing yet.
+
+        The namespace has the database's own id in it: two shops on one Redis must not show each other's goods. Whoever
+        sets another by `NEVERSTALE_NAMESPACE` gives each database its own.
+        """
+        if not settings.cache_enabled:
+            return cls(db, None)
+        namespace = settings.namespace or f"shop-{await db.fact('id')}"
+        return cls(
+            db,
+            AsyncCache.from_url(
+                settings.redis_url,
+                namespace=namespace,
+                prefix=PREFIX,
+                version=VERSION,
+                ttl=TTL,
+                compress_above=COMPRESS_ABOVE,
+            ),
+        )
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def products(self, query: ProductQuery) -> ProductPage:
+        """Return one page of a list."""
+        tag = "products" if query.category_id is None else f"category:{query.category_id}"
+
+        async def load() -> ProductPage:
+            return await catalog.products(self._db, query)
+
+        return await self._through(f"products:{query.key()}", load, (tag,), ProductPage)
+
+    async def product(self, product_id: int) -> ProductDetail | None:
+        """Return a product, or `None`; that there is none is cached, too."""
+
+        async def load() -> ProductDetail | None:
+            return await catalog.product(self._db, product_id)
+
+        name = f"product:{product_id}"
+        return await self._through(name, load, (name,), ProductDetail | None)
+
+    async def popular(self, category_id: int) -> tuple[ProductView, ...]:
+        """Return what is popular in a category."""
+
+        async def load() -> tuple[ProductView, ...]:
+            return await catalog.popular(self._db, category_id)
+
+        return await self._through(
+            f"popular:{category_id}", load, (f"category:{category_id}",), tuple[ProductView, ...]
+        )
+
+    async def categories(self) -> tuple[CategoryView, ...]:
+        """Return all categories."""
+
+        async def load() -> tuple[CategoryView, ...]:
+            return await catalog.categories(self._db)
+
+        return await self._through(CATEGORIES, load, (CATEGORIES,), tuple[CategoryView, ...])
+
+    async def _through(
+        self, key: str, load: Callable[[], Awaitable[T]], tags: tuple[str, ...], kind: Any
+    ) -> T:
+        """Read an entry, and note for the request where it came from.
+
+        The loaders open sessions of their own: a load is shared by all who ask meanwhile, and may outlive the request
+        that began it.
+        """
+        if self._cache is None:
+            _noted("off")
+            return await load()
+        loaded = False
+
+        async def counted() -> T:
+            nonlocal loaded
+            loaded = True
+            return await load()
+
+        value: T = await self._cache.get_or_load(key, counted, ttl=TTL, tags=tags, type=kind)
+        _noted("load" if loaded else "hit")
+        return value
+
+    # -- invalidating -------------------------------------------------------------------------------------------------
+
+    async def forget(self, *tags: str) -> None:
+        """Invalidate tags, after a commit. Never raises for Redis' sake: see the top of this module."""
+        if self._cache is None:
+            return
+        try:
+            await self._cache.invalidate_tags(*tags)
+        except InvalidationError as error:
+            log.error("committed, but not invalidated yet: %s", error)
+            current = note.get()
+            if current is not None:
+                current.not_invalidated = True
+            until = asyncio.get_running_loop().time() + TTL
+            self._owed |= dict.fromkeys(tags, until)
+            if self._paying is None or self._paying.done():
+                self._paying = asyncio.create_task(self._pay())
+
+    async def _pay(self) -> None:
+        """Repeat invalidations that failed, until they work or all that they concern has expired."""
+        clock = asyncio.get_running_loop().time
+        pause = 0.1
+        while self._owed:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
+            owed = {tag: until for tag, until in self._owed.items() if until > clock()}
+            if owed:
+                try:
+                    assert self._cache is not None
+                    await self._cache.invalidate_tags(*owed)
+                except InvalidationError:
+                    continue
+                log.warning("invalidated at last: %s", ", ".join(owed))
+            # What was added meanwhile is owed still.
+            self._owed = {
+                tag: until for tag, until in self._owed.items() if owed.get(tag, 0.0) < until > clock()
+            }
+
+    async def forget_everything(self) -> str | None:
+        """Invalidate all that was ever cached of this database; returns what went wrong, if it did."""
+        if self._cache is not None:
+            try:
+                await self._cache.with_prefix("").invalidate_pattern("*")
+            except InvalidationError as error:
+                return str(error)
+        return None
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def health(self) -> str:
+        """Return `ok`, or what is wrong with Redis."""
+        if self._cache is None:
+            return "not used (CACHE_ENABLED=0)"
+        return (await self._cache.health()).redis
+
+    async def close(self) -> None:
+        """Let go of Redis."""
+        if self._paying is not None:
+            self._paying.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._paying
+        if self._owed:
+            log.error("never invalidated: %s", ", ".join(self._owed))
+        if self._cache is not None:
+            await self._cache.close()
+
+
+def _noted(where: str) -> None:
+    current = note.get()
+    if current is not None and current.cache != "load":  # of several reads, one load makes it a load
+        current.cache = where

@@ -1,0 +1,104 @@
+"""Writing the catalogue: products and their reviews. Each write says what it makes stale.
+
+Every function commits first and invalidates then. The other way round, a reader in between would fill the cache with
+the old row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from . import caching
+from .errors import Conflict, Invalid, NotFound
+from .models import Category, Product, Review
+from .state import Shop
+
+__all__ = ["ProductData", "add_review", "create", "delete", "update"]
+
+
+@dataclass(frozen=True)
+class ProductData:
+    """What an administrator says about a product."""
+
+    name: str
+    description: str
+    price_cents: int
+    stock: int
+    category_id: int
+
+
+async def create(shop: Shop, data: ProductData) -> int:
+    """Add a product and return its id. Raises `Invalid` when there is no such category."""
+    async with shop.db.write() as session:
+        if await session.get(Category, data.category_id) is None:
+            raise Invalid(f"there is no category {data.category_id}")
+        product = Product(
+            name=data.name,
+            description=data.description,
+            price_cents=data.price_cents,
+            stock=data.stock,
+            category_id=data.category_id,
+        )
+        session.add(product)
+        await session.flush()
+        product_id = product.id
+    # Invalidates: all lists and the category's own; the product's page, which may be cached as "there is none";
+    # the categories, whose counts changed.
+    await shop.catalog.forget(*caching.product_tags(product_id, data.category_id), caching.CATEGORIES)
+    return product_id
+
+
+async def update(shop: Shop, product_id: int, data: ProductData) -> None:
+    """Change a product. Raises `NotFound`, or `Invalid` when there is no such category."""
+    async with shop.db.write() as session:
+        product = await session.get(Product, product_id, with_for_update=True)
+        if product is None:
+            raise NotFound(f"there is no product {product_id}")
+        if await session.get(Category, data.category_id) is None:
+            raise Invalid(f"there is no category {data.category_id}")
+        old_category = product.category_id
+        product.name = data.name
+        product.description = data.description
+        product.price_cents = data.price_cents
+        product.stock = data.stock
+        product.category_id = data.category_id
+    # Invalidates: the product's page, all lists, those of its category (both, when it moved, and then the counts).
+    tags = caching.product_tags(product_id, old_category, data.category_id)
+    await shop.catalog.forget(*tags, *((caching.CATEGORIES,) if old_category != data.category_id else ()))
+
+
+async def delete(shop: Shop, product_id: int) -> None:
+    """Remove a product with its reviews; what was sold stays in the books. Raises `NotFound`."""
+    async with shop.db.write() as session:
+        product = await session.get(Product, product_id, with_for_update=True)
+        if product is None:
+            raise NotFound(f"there is no product {product_id}")
+        category_id = product.category_id
+        await session.delete(product)
+    # Invalidates: the product's page, all lists, those of its category, the categories' counts.
+    await shop.catalog.forget(*caching.product_tags(product_id, category_id), caching.CATEGORIES)
+
+
+async def add_review(shop: Shop, product_id: int, user_id: int, rating: int, title: str, body: str) -> int:
+    """Add a customer's review and return its id. Raises `NotFound`, or `Conflict` at the second one."""
+    try:
+        async with shop.db.write() as session:
+            category_id = await session.scalar(select(Product.category_id).where(Product.id == product_id))
+            if category_id is None:
+                raise NotFound(f"there is no product {product_id}")
+            review = Review(product_id=product_id, user_id=user_id, rating=rating, title=title, body=body)
+            session.add(review)
+            await session.flush()
+            review_id = review.id
+    except IntegrityError:
+        # Two causes, told apart by looking again: the customer's second review, or a product that has just gone.
+        async with shop.db.read() as session:
+            if await session.get(Product, product_id) is None:
+                raise NotFound(f"there is no product {product_id}") from None
+        raise Conflict("you have reviewed this product already") from None
+    # Invalidates: the product's page; every list that may show or sort by its rating; what is popular in its category.
+    await shop.catalog.forget(*caching.product_tags(product_id, category_id))
+    return review_id
