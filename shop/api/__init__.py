@@ -1,0 +1,1 @@
+"""The shop's JSON interface, one router a subject."""
