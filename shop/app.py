@@ -1,0 +1,80 @@
+"""The application: `create_app()` puts settings, database, cache, routes and middleware together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from . import accounts
+from .api import accounts as api_accounts
+from .api import catalog as api_catalog
+from .api import health as api_health
+from .api import orders as api_orders
+from .api import reports as api_reports
+from .caching import CachedCatalog
+from .db import Database
+from .pages import accounts as account_pages
+from .pages import editor, storefront
+from .settings import Settings
+from .state import Shop
+from .web import Guarded, Measured, add_error_handlers
+
+__all__ = ["create_app"]
+
+log = logging.getLogger("shop")
+
+
+class KeptFiles(StaticFiles):
+    """Files whose address changes with their contents (templating.py), so browsers may keep them."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Answer with a file, to be kept for a year when the address has a digest."""
+        response = await super().get_response(path, scope)
+        if b"v=" in scope["query_string"]:
+            response.headers["cache-control"] = "public, max-age=31536000, immutable"
+        return response
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the shop; settings come from the environment unless they are given."""
+    chosen = settings or Settings.from_env()
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        db = Database(chosen.database_url)
+        catalog = await CachedCatalog.open(db, chosen)
+        app.state.shop = Shop(chosen, db, catalog)
+        if chosen.admin_password and await accounts.apply_admin_password(db, chosen.admin_password):
+            log.warning("the administrator's password was set from SHOP_ADMIN_PASSWORD")
+        try:
+            yield
+        finally:
+            await catalog.close()
+            await db.close()
+
+    # No interactive documentation: its scripts would come from another host. /openapi.json is there.
+    app = FastAPI(title="Wayside", lifespan=life, docs_url=None, redoc_url=None)
+    app.add_middleware(Guarded)
+    app.add_middleware(Measured)
+    add_error_handlers(app)
+    # The busiest first: routes are tried in this order.
+    for router in (
+        api_catalog.router,
+        storefront.router,
+        api_orders.router,
+        api_accounts.router,
+        account_pages.router,
+        editor.router,
+        api_reports.router,
+        api_health.router,
+    ):
+        app.include_router(router)
+    app.mount("/static", KeptFiles(directory=Path(__file__).parent / "static"))
+    return app

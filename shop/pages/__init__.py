@@ -1,0 +1,1 @@
+"""The shop's HTML pages, one router a subject."""
