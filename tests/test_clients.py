@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +26,10 @@ from neverstale.drive.clients import (
     Connections,
     shared,
     shared_async,
-    unavailable,
 )
 from neverstale.drive.cluster import AsyncBoundedCluster, BoundedCluster
-from neverstale.errors import RedisUnavailable
 from neverstale.events import ConnectionEvent
-from neverstale.health import Health, health, health_async
+from neverstale.health import health, health_async
 from neverstale.testing.servers import (
     RedisCluster,
     RedisServer,
@@ -694,46 +690,45 @@ def test_a_fork_has_its_own_connections(kind: str, request: pytest.FixtureReques
 
 @dataclass
 class Sentinel:
-    """A Sentinel that watches a primary with one replica."""
+    """A Sentinel that watches a primary."""
 
     url: str
-    port: int
     primary: RedisServer
-    replica: RedisServer
+    process: subprocess.Popen[bytes]
 
-    def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, decode_responses=True, protocol=2)
-
-
-@pytest.fixture
-def sentinel(tmp_path: Path) -> Iterator[Sentinel]:
-    binary = binaries()["redis"]
-    with (
-        RedisServer.start(binary) as primary,
-        RedisServer.start(binary, "--replicaof", "127.0.0.1", str(primary.port)) as replica,
-    ):
+    @classmethod
+    def start(cls, directory: Path, primary: RedisServer) -> Sentinel:
         port = free_port()
-        configuration = tmp_path / "sentinel.conf"
+        configuration = directory / "sentinel.conf"
         configuration.write_text(
-            f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\n"
+            f"port {port}\nbind 127.0.0.1\ndir {directory}\n"
             f"sentinel monitor main 127.0.0.1 {primary.port} 1\n"
             "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
         )
-        process = subprocess.Popen([binary, configuration, "--sentinel"], stdout=subprocess.DEVNULL)
-        try:
-            found = Sentinel(f"redis+sentinel://127.0.0.1:{port}/main/0", port, primary, replica)
-            with found.client() as client:
-                wait_until(lambda: works(client.ping), "Sentinel answers")
+        command = [str(binaries()["redis"]), str(configuration), "--sentinel"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        sentinel = cls(f"redis+sentinel://127.0.0.1:{port}/main/0", primary, process)
+        with sentinel.client() as client:
+            wait_until(lambda: works(client.ping), "Sentinel answers")
+        return sentinel
 
-                def ready() -> bool:
-                    replicas: Any = client.execute_command("SENTINEL REPLICAS", "main")
-                    return [r for r in replicas if dict_of(r)["master-link-status"] == "ok"] != []
+    def client(self) -> redis.Redis:
+        port = Settings.from_url(self.url).port
+        assert port is not None
+        return redis.Redis(port=port, decode_responses=True, protocol=2)
 
-                wait_until(ready, "Sentinel knows the replica")
-            yield found
-        finally:
-            process.terminate()
-            process.wait()
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinel]:
+    """A Sentinel and a primary without a replica: nothing takes over while a test freezes it."""
+    with RedisServer.start(binaries()["redis"]) as primary:
+        started = Sentinel.start(tmp_path_factory.mktemp("sentinel"), primary)
+        yield started
+        started.stop()
 
 
 def dict_of(reply: Any) -> dict[str, str]:
@@ -741,21 +736,32 @@ def dict_of(reply: Any) -> dict[str, str]:
     return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def test_sentinel_names_the_primary(sentinel: Sentinel) -> None:
-    """The clients go to the primary, follow a failover, and share a pool that waits."""
-    connections = shared(Settings.from_url(sentinel.url, pool_size=2))
-    put(connections.fast)
-    assert connections.patient.get("k") == b"v"
-    assert sentinel.primary.client().get("k") == b"v"
-    assert health(connections).as_dict()["mode"] == "sentinel"
-    with sentinel.client() as client:
-        client.execute_command("SENTINEL FAILOVER", "main")
-    wait_until(
-        lambda: sentinel.primary.client().info("replication")["role"] == "slave", "the failover is over"
-    )
-    wait_until(lambda: works(lambda: put(connections.fast, value="new")), "writes arrive", limit=20)
-    assert sentinel.replica.client().get("k") == b"new"
-    connections.close()
+def test_sentinel_names_the_primary(tmp_path: Path) -> None:
+    """The clients go to the primary, and follow a failover."""
+    binary = binaries()["redis"]
+    with (
+        RedisServer.start(binary) as primary,
+        RedisServer.start(binary, "--replicaof", "127.0.0.1", str(primary.port)) as replica,
+    ):
+        sentinel = Sentinel.start(tmp_path, primary)
+        connections = shared(Settings.from_url(sentinel.url, pool_size=2))
+        put(connections.fast)
+        assert connections.patient.get("k") == b"v"
+        assert primary.client().get("k") == b"v"
+        assert health(connections).as_dict()["mode"] == "sentinel"
+        with sentinel.client() as client:
+
+            def ready() -> bool:
+                replicas: Any = client.execute_command("SENTINEL REPLICAS", "main")
+                return any(dict_of(each)["master-link-status"] == "ok" for each in replicas)
+
+            wait_until(ready, "Sentinel knows the replica")
+            client.execute_command("SENTINEL FAILOVER", "main")
+        wait_until(lambda: primary.client().info("replication")["role"] == "slave", "the failover is over")
+        wait_until(lambda: works(lambda: put(connections.fast, value="new")), "writes arrive", limit=20)
+        assert replica.client().get("k") == b"new"
+        connections.close()
+        sentinel.stop()
 
 
 async def test_sentinel_names_the_primary_async(sentinel: Sentinel) -> None:
@@ -775,99 +781,6 @@ def test_frozen_servers_behind_a_sentinel_cost_tens_of_milliseconds(sentinel: Se
     with frozen(sentinel.primary):
         assert fails(lambda: connections.fast.get("k")) < SOON
     connections.close()
-
-
-# --- health, errors, secrets --------------------------------------------------------------------------------------
-
-
-def test_health_says_what_answers(connections: Connections, server: Server) -> None:
-    """A healthy Redis is "ok", with its version and how long it took."""
-    found = health(connections)
-    assert (found.redis, found.nodes) == ("ok", 3 if server.is_cluster else 1)
-    assert found.mode == ("cluster" if server.is_cluster else "single")
-    assert found.version is not None
-    assert found.version.split()[0] in ("redis", "valkey")
-    assert found.latency_ms is not None
-    assert found.as_dict() == {
-        "redis": "ok",
-        "latency_ms": found.latency_ms,
-        "mode": found.mode,
-        "nodes": found.nodes,
-        "version": found.version,
-    }
-
-
-async def test_health_says_the_same_async(connections: Connections, server: Server) -> None:
-    """Both faces find the same."""
-    on_loop = shared_async(Settings.from_url(server.url))
-    there, here = health(connections), await health_async(on_loop)
-    assert (there.redis, there.mode, there.nodes, there.version) == (
-        here.redis,
-        here.mode,
-        here.nodes,
-        here.version,
-    )
-    await on_loop.close()
-
-
-def test_health_of_closed_connections_says_so() -> None:
-    """A health page is never an exception."""
-    connections = shared(Settings())
-    connections.close()
-    expected = "ConnectionError: these connections have been closed"
-    assert health(connections) == Health(expected, None, "single", 0, None)
-
-
-def test_health_without_the_right_to_ask_is_still_ok(redis_server: RedisServer) -> None:
-    """A user who may not call INFO can use the cache; only the version is not known."""
-    admin = redis_server.client()
-    admin.execute_command("ACL", "SETUSER", "app", "on", f">{SECRET}", "~*", "+get", "+ping", "+hello")
-    connections = shared(Settings.from_url(f"redis://app:{SECRET}@127.0.0.1:{redis_server.port}"))
-    assert (health(connections).redis, health(connections).version) == ("ok", None)
-    connections.close()
-    admin.execute_command("ACL", "DELUSER", "app")
-
-
-def test_unavailable_is_one_line_with_the_address() -> None:
-    """What the caller is told names the kind of trouble and fits a log line."""
-    problem = unavailable(redis.ConnectionError("first\n second"))
-    assert isinstance(problem, RedisUnavailable)
-    assert str(problem) == "ConnectionError: first second"
-    assert str(unavailable(TimeoutError())) == "TimeoutError: no further word"
-
-
-async def test_the_password_is_in_no_text(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither events nor logs, errors, tracebacks, health or representations show it, right or wrong."""
-    caplog.set_level(logging.DEBUG)
-    texts: list[str] = []
-
-    async def talk(url: str, expected: bool) -> None:
-        settings = Settings.from_url(url)
-        connections, on_loop = shared(settings), shared_async(settings)
-        for each in (connections, on_loop):
-            each.events.subscribe(lambda event: texts.append(repr(event)))
-            texts.extend([repr(each), str(each), repr(each.settings), repr(settings)])
-        assert connections.ping() is expected
-        assert await on_loop.ping() is expected
-        texts.extend([repr(health(connections)), repr(await health_async(on_loop))])
-        if expected:
-            texts.extend([repr(connections.fast), repr(on_loop.fast)])
-        for words in (("GET", "k"), ("NONSENSE",)):
-            try:
-                client: Any = connections.fast
-                client.execute_command(*words)
-            except REDIS_ERRORS as problem:
-                texts.extend(traceback.format_exception(problem))
-                texts.extend(traceback.format_exception(unavailable(problem)))
-        connections.close()
-        await on_loop.close()
-
-    with RedisServer.start(binaries()["redis"], password=SECRET) as server:
-        await talk(server.url, expected=True)
-        await talk(f"redis://:wrong-{SECRET}@127.0.0.1:{server.port}", expected=False)
-        await talk(f"redis://:wrong-{SECRET}@127.0.0.1:{server.port}?cluster=true", expected=False)
-    assert len(texts) > 30
-    assert [text for text in [*texts, caplog.text] if SECRET in text] == []
 
 
 def test_types_are_what_drivers_expect(connections: Connections, server: Server) -> None:

@@ -17,9 +17,6 @@ Rules:
   connection of its parent. Asynchronous clients belong to an event loop, so there is a pair for each loop.
 - All users with equal addresses and limits share their connections; the last one to close closes them.
 
-RESP 2 without CLIENT SETINFO: the replies used here are the same in both protocols, and a new connection is
-ready after one round trip, or after three with a password and a database.
-
 Known limit: synchronous name resolution has no time limit, in Python as in redis-py. Where DNS may hang, use
 an address or a caching resolver.
 """
@@ -28,27 +25,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import os
 import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Hashable
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 import redis
 import redis.asyncio
-import redis.asyncio.connection
-import redis.asyncio.sentinel
-import redis.connection
-import redis.sentinel
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from neverstale.config import Settings
+from neverstale.drive.build import AsyncClient, Client, build, build_async, pools_of
 from neverstale.drive.cluster import AsyncBoundedCluster, BoundedCluster
-from neverstale.drive.connection import REDIS_ERRORS, Watch, observed, observed_async, unavailable
+from neverstale.drive.connection import REDIS_ERRORS, unavailable
 from neverstale.events import Events
 
 __all__ = [
@@ -62,112 +52,10 @@ __all__ = [
     "unavailable",
 ]
 
-Client: TypeAlias = redis.Redis | BoundedCluster
-AsyncClient: TypeAlias = redis.asyncio.Redis | AsyncBoundedCluster
 T = TypeVar("T")
-
-# Retried is what shows that a connection was dead; a time limit that ran out would run out again.
-_RETRIED = (redis.ConnectionError,)
-
-
-# --- options, the same for both faces -----------------------------------------------------------------------------
-
-
-def _connection_options(settings: Settings, limit: float) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "protocol": 2,
-        "decode_responses": False,
-        "socket_timeout": limit,
-        **_without_setinfo(),
-    }
-    if settings.mode != "unix" or _accepts("socket_connect_timeout"):
-        options["socket_connect_timeout"] = limit
-    if settings.mode == "unix":
-        options["path"] = settings.path
-    else:
-        options["socket_keepalive"] = True
-    if settings.mode == "single":
-        options["host"], options["port"] = settings.nodes[0]
-    if settings.mode != "cluster":
-        options["db"] = settings.db
-    for name in ("username", "password"):
-        if getattr(settings, name) is not None:
-            options[name] = getattr(settings, name)
-    if settings.tls:
-        options.update(settings.tls_options)
-        if settings.tls_options.get("ssl_cert_reqs") == "none":
-            options["ssl_check_hostname"] = False
-    return options
-
-
-def _sentinel_options(settings: Settings, limit: float) -> dict[str, Any]:
-    # The URL's user and password are those of Redis; Sentinels are asked without.
-    options = _connection_options(settings, limit)
-    for name in ("db", "username", "password"):
-        options.pop(name, None)
-    return {**options, "ssl": settings.tls}
-
-
-def _accepts(option: str) -> bool:
-    return option in inspect.signature(redis.connection.AbstractConnection.__init__).parameters
-
-
-def _without_setinfo() -> dict[str, None]:
-    # Two round trips on every new connection, to tell the server the name of a library.
-    return {"driver_info": None} if _accepts("driver_info") else {"lib_name": None, "lib_version": None}
-
-
-def _pools(client: Any) -> list[Any]:
-    """Return the pools that a client made here has: its own, and those of the Sentinels that it asks."""
-    manager = getattr(client.connection_pool, "sentinel_manager", None)
-    sentinels = manager.sentinels if manager is not None else []
-    return [each.connection_pool for each in (client, *sentinels)]
 
 
 # --- clients of threads -------------------------------------------------------------------------------------------
-
-
-class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
-    """The primary's connections, as Sentinel names it; waits when all are in use."""
-
-
-def _make(settings: Settings, limit: float, retries: int, events: Events, turn: int) -> Client:
-    watch = Watch(events)
-    options = _connection_options(settings, limit)
-    bases = redis.connection
-    base: type[Any] = bases.SSLConnection if settings.tls else bases.Connection
-    if settings.mode == "unix":
-        base = bases.UnixDomainSocketConnection
-    if settings.mode == "cluster":
-        return BoundedCluster(
-            settings.nodes[turn % len(settings.nodes)],
-            limit=limit,
-            retries=retries,
-            max_connections=settings.pool_size,
-            connection_class=observed(base, watch),
-            **options,
-        )
-    pool_options = {
-        **options,
-        "max_connections": settings.pool_size,
-        "timeout": limit,
-        "retry": Retry(NoBackoff(), retries, _RETRIED),
-    }
-    pool: redis.ConnectionPool
-    if settings.mode == "sentinel":
-        manager = redis.sentinel.Sentinel(
-            settings.nodes,
-            sentinel_kwargs={**_sentinel_options(settings, limit), "retry": Retry(NoBackoff(), 0)},
-        )
-        sentinels = redis.sentinel
-        base = sentinels.SentinelManagedSSLConnection if settings.tls else sentinels.SentinelManagedConnection
-        sentinel_pool: Any = _SentinelPool
-        pool = sentinel_pool(
-            settings.service, manager, connection_class=observed(base, watch), **pool_options
-        )
-    else:
-        pool = redis.BlockingConnectionPool(connection_class=observed(base, watch), **pool_options)
-    return redis.Redis(connection_pool=pool)
 
 
 class _Lazy:
@@ -203,7 +91,7 @@ class _Lazy:
                 if isinstance(self.client, BoundedCluster):
                     self.client.close()
                 else:
-                    for pool in _pools(self.client):
+                    for pool in pools_of(self.client):
                         pool.disconnect()
                 self.client = None
 
@@ -213,7 +101,7 @@ class _Pair:
 
     def __init__(self, settings: Settings, events: Events) -> None:
         def lazy(limit: float, retries: int) -> _Lazy:
-            return _Lazy(lambda turn: _make(settings, limit, retries, events, turn))
+            return _Lazy(lambda turn: build(settings, limit, retries, events, turn))
 
         self.pid = os.getpid()
         self.fast = lazy(settings.timeout, 0)
@@ -300,66 +188,12 @@ class Connections:
 # --- clients of event loops ---------------------------------------------------------------------------------------
 
 
-class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """The primary's connections, as Sentinel names it; waits when all are in use."""
-
-
-def _make_async(settings: Settings, limit: float, retries: int, events: Events) -> AsyncClient:
-    watch = Watch(events)
-    options = _connection_options(settings, limit)
-    bases = redis.asyncio.connection
-    base: type[Any] = bases.SSLConnection if settings.tls else bases.Connection
-    if settings.mode == "unix":
-        base = bases.UnixDomainSocketConnection
-    pool_options = {
-        **options,
-        "max_connections": settings.pool_size,
-        "timeout": limit,
-        "retry": AsyncRetry(NoBackoff(), retries, _RETRIED),
-    }
-    kind = observed_async(base, watch)
-    if settings.mode == "cluster":
-
-        def client_of(host: str, port: int) -> redis.asyncio.Redis:
-            pool = redis.asyncio.BlockingConnectionPool(
-                connection_class=kind, host=host, port=port, **pool_options
-            )
-            return redis.asyncio.Redis(connection_pool=pool)
-
-        return AsyncBoundedCluster(
-            settings.nodes,
-            limit=limit,
-            retries=retries,
-            watch=watch,
-            connection_class=kind,
-            client_of=client_of,
-            max_connections=settings.pool_size,
-            ssl=settings.tls,
-            **options,
-        )
-    pool: redis.asyncio.ConnectionPool
-    if settings.mode == "sentinel":
-        manager = redis.asyncio.sentinel.Sentinel(
-            settings.nodes,
-            sentinel_kwargs={**_sentinel_options(settings, limit), "retry": AsyncRetry(NoBackoff(), 0)},
-        )
-        sentinels = redis.asyncio.sentinel
-        base = sentinels.SentinelManagedSSLConnection if settings.tls else sentinels.SentinelManagedConnection
-        sentinel_pool: Any = _AsyncSentinelPool
-        pool = sentinel_pool(
-            settings.service, manager, connection_class=observed_async(base, watch), **pool_options
-        )
-    else:
-        pool = redis.asyncio.BlockingConnectionPool(connection_class=kind, **pool_options)
-    return redis.asyncio.Redis(connection_pool=pool)
-
-
 class _AsyncPair:
     """The clients of one event loop."""
 
     def __init__(self, settings: Settings, events: Events) -> None:
-        self.fast = _make_async(settings, settings.timeout, 0, events)
-        self.patient = _make_async(settings, settings.patient_timeout, 1, events)
+        self.fast = build_async(settings, settings.timeout, 0, events)
+        self.patient = build_async(settings, settings.patient_timeout, 1, events)
         # An event loop closes its asynchronous generators before it ends (asyncio.run, uvicorn and pytest-asyncio
         # have it do so): the one moment at which connections can still be closed that nobody closed by hand.
         self._guard = self._until_the_loop_ends()
@@ -375,7 +209,7 @@ class _AsyncPair:
                     if isinstance(client, AsyncBoundedCluster):
                         await client.aclose()
                     else:
-                        for pool in _pools(client):
+                        for pool in pools_of(client):
                             await pool.disconnect()
 
     async def aclose(self) -> None:

@@ -65,6 +65,7 @@ class BoundedCluster(redis.RedisCluster):
             **options,
         )
         self._ask = self.nodes_manager.initialize
+        self._known = self._separate()
         self.nodes_manager.initialize = self._refresh  # type: ignore[method-assign]
 
     def close(self) -> None:
@@ -79,16 +80,24 @@ class BoundedCluster(redis.RedisCluster):
         if time.monotonic() - self._learned < LEARN_EVERY or not self._learning.acquire(blocking=False):
             return
         manager = self.nodes_manager
-        known = manager.startup_nodes
-        manager.startup_nodes = _one_of(known, last_failed_node_name, random.randrange(len(known)))
+        manager.startup_nodes = _one_of(
+            self._known, last_failed_node_name, random.randrange(len(self._known))
+        )
         try:
             self._ask()
+            self._known = self._separate()
         except REDIS_ERRORS as problem:
             logger.debug("the slots of the cluster could not be learned anew: %s", problem)
-            manager.startup_nodes = known
+            manager.startup_nodes = dict(self._known)
         finally:
             self._learned = time.monotonic()
             self._learning.release()
+
+    def _separate(self) -> dict[str, Any]:
+        # redis-py 6 and 7 keep the nodes to ask and the nodes there are in one dict, and remove what failed from it.
+        manager = self.nodes_manager
+        manager.startup_nodes = dict(manager.startup_nodes)
+        return dict(manager.startup_nodes)
 
 
 class AsyncBoundedCluster(redis.asyncio.RedisCluster):
