@@ -43,7 +43,6 @@ from neverstale.testing.servers import (
 # The limit of 50 ms, several times over: what is told apart here is tens of milliseconds from seconds, on a
 # machine that may be busy.
 SOON = 0.4
-SECRET = "s3cr3t-Pa55"
 
 
 @pytest.fixture
