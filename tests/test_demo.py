@@ -26,7 +26,7 @@ PATIENCE = 90.0
 class Running:
     """A demo that was started, and what it said so far."""
 
-    def __init__(self, state: Path, port: int, **environ: str) -> None:
+    def __init__(self, state: Path, port: int, workers: int, environ: dict[str, str]) -> None:
         self.port = port
         self.state = state
         self.output = state.parent / f"output-{port}.txt"
@@ -35,11 +35,12 @@ class Running:
         }
         clean.pop("SHOP_ADMIN_PASSWORD", None)
         command = [sys.executable, "-m", "shop.demo", "--small", "--port", str(port), "--state", str(state)]
+        command += ["--workers", str(workers)]
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**clean, **environ, "DEMO_OF_A_TEST": str(state)},
+                env={**clean, **environ, "DEMO_OF_A_TEST": str(state), "TMPDIR": str(state.parent)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -64,12 +65,16 @@ class Running:
         return self.process.wait(PATIENCE)
 
     def family(self) -> set[int]:
-        """The demo and every process that it has started: their environment says whose they are."""
+        """The demo and every process that it has started.
+
+        Their environment says whose they are; Redis writes its title over its own, but runs in our directory.
+        """
         mark = os.fsencode(f"DEMO_OF_A_TEST={self.state}")
         found = set()
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if mark in (process / "environ").read_bytes().split(b"\0"):
+                ours = (process / "cwd").readlink().is_relative_to(self.state.parent)
+                if ours or mark in (process / "environ").read_bytes().split(b"\0"):
                     found.add(int(process.name))
         return found
 
@@ -87,8 +92,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start demos that do not outlive the test."""
     started: list[Running] = []
 
-    def begin(port: int | None = None, state: Path | None = None, **environ: str) -> Running:
-        running = Running(state or tmp_path / "demo", port or free_port(), **environ)
+    def begin(
+        port: int | None = None, state: Path | None = None, workers: int = 1, **environ: str
+    ) -> Running:
+        running = Running(state or tmp_path / "demo", port or free_port(), workers, environ)
         started.append(running)
         return running
 
@@ -110,8 +117,11 @@ def one_line(running: Running) -> str:
 
 class TestRun:
     def test_serves_the_shop_and_ends_by_ctrl_c(self, start: Start) -> None:
-        """The shop answers, its administrator can log in, and one Ctrl-C leaves nothing behind."""
-        first = start()
+        """The shop answers, its administrator can log in, and Ctrl-C leaves nothing behind.
+
+        Nor does an impatient second one.
+        """
+        first = start(workers=2)
         first.wait_until_served()
         with httpx.Client(base_url=first.base) as browser:
             health = browser.get("/health").json()
@@ -123,6 +133,7 @@ class TestRun:
             assert browser.post("/api/login", json=log_in).status_code == 200
         assert f"http://localhost:{first.port}" in first.said
         assert len(first.family()) >= 3  # the demo, Redis and the shop
+        os.killpg(first.process.pid, signal.SIGINT)
         assert first.end() == 0
         assert first.family() == set()
         assert "Traceback" not in first.said
@@ -155,14 +166,6 @@ class TestRun:
         again = start()
         again.wait_until_served()
         assert again.end() == 0
-
-    def test_second_signal_is_no_hurry(self, start: Start) -> None:
-        """An impatient second Ctrl-C neither leaves an orphan nor prints a traceback."""
-        running = start()
-        running.wait_until_served()
-        os.killpg(running.process.pid, signal.SIGINT)
-        assert running.end() == 0
-        assert (running.family(), "Traceback" in running.said) == (set(), False)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
     def test_killed(self, start: Start) -> None:
