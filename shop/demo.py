@@ -11,7 +11,15 @@ one after the other and says so. Should this process be killed, the kernel ends 
 `neverstale.testing.processes`).
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import signal
+import sys
+
+if __name__ == "__main__":
+    # Importing takes a moment, and a Ctrl-C in that moment is no error either.
+    signal.signal(signal.SIGINT, lambda _number, _frame: sys.exit(0))
 
 import argparse
 import contextlib
@@ -19,10 +27,8 @@ import errno
 import logging
 import os
 import secrets
-import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
