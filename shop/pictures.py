@@ -20,26 +20,19 @@ def _icons() -> dict[str, str]:
     return tomllib.loads((Path(__file__).parent / "icons.toml").read_text("utf-8"))
 
 
-@cache
-def _frame(icon: str, hue: int) -> tuple[str, str]:
-    drawing = _icons().get(icon) or _icons()["box"]
-    return (
-        f'<svg class="picture hue-{hue % 36}" viewBox="0 0 48 36" preserveAspectRatio="xMidYMid slice" '
-        'aria-hidden="true" focusable="false"><path class="ground" d="M0 0h48v36H0z"/>',
-        f'<path class="drawing" transform="translate(13 7) scale(.92)" d="{drawing}"/></svg>',
-    )
-
-
 def picture(icon: str, hue: int, product_id: int) -> Markup:
-    """Return the drawing of a category, with two discs behind it whose places are the product's own."""
-    before, after = _frame(icon, hue)
+    """Return the drawing of a category; shade, tilt and the two discs behind it are the product's own."""
     # Knuth's multiplicative hash: neighbours in a list look different.
     mix = product_id * 2654435761 & 0xFFFFFFFF
     x, y, r = mix % 36 + 2, (mix >> 8) % 26 + 4, (mix >> 16) % 7 + 8
     x2, y2, r2 = (x + 22) % 48, (y + 15) % 36, (mix >> 22) % 5 + 5
+    shade, tilt = (hue + (mix >> 5) % 5 - 2) % 36, (mix >> 12) % 19 - 9
+    drawing = _icons().get(icon) or _icons()["box"]
     return Markup(
-        f'{before}<circle class="disc" cx="{x}" cy="{y}" r="{r}"/>'
-        f'<circle class="disc far" cx="{x2}" cy="{y2}" r="{r2}"/>{after}'
+        f'<svg class="picture hue-{shade}" viewBox="0 0 48 36" preserveAspectRatio="xMidYMid slice" '
+        f'aria-hidden="true" focusable="false"><path class="ground" d="M0 0h48v36H0z"/>'
+        f'<circle class="disc" cx="{x}" cy="{y}" r="{r}"/><circle class="disc far" cx="{x2}" cy="{y2}" r="{r2}"/>'
+        f'<path class="drawing" transform="translate(13 7) scale(.92) rotate({tilt} 12 12)" d="{drawing}"/></svg>'
     )
 
 

@@ -134,8 +134,11 @@ class Warehouse:
             self._begin if rng.random() < 0.4 else rng.randint(self._begin, self._end - 86_400)
             for _ in range(self._size.products)
         )
-        # Every category gets its share, in a shuffled order: a page of the newest should be a mixed one.
-        shelf = [n % len(categories) for n in range(self._size.products)]
+        # No two categories are equally large, and none is empty; shuffled, so that a page of the newest is mixed.
+        spare = self._size.products - 4 * len(categories)
+        weights = [rng.uniform(0.3, 1.7) for _ in categories]
+        shelf = [n % len(categories) for n in range(4 * len(categories))]
+        shelf += rng.choices(range(len(categories)), weights, k=spare)
         rng.shuffle(shelf)
         for number, (place, since) in enumerate(zip(shelf, arrivals, strict=True), 1):
             words: CategoryWords = categories[place]
