@@ -11,7 +11,6 @@ one after the other and says so. Should this process be killed, the kernel ends 
 `neverstale.testing.processes`).
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import signal
