@@ -220,7 +220,7 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: TagMemory, counters: Coun
                 waited = True
             outcome = yield from Join(plan.entry, theirs)
             if outcome is not None and not (outcome.shareable and (yield from _still_valid(plan, outcome))):
-                continue
+                outcome = None  # its lease may stand until its fill is refused: no reason to ask without a pause
         except RedisUnavailable:
             return (yield from _load_alone(plan, counters))
         if outcome is not None:

@@ -30,7 +30,7 @@ from .calls import loaded, missing_scripts, results
 from .clients import REDIS_ERRORS, Connections, unavailable
 from .wire import ClusterWire, SingleWire, Wire
 
-__all__ = ["ThreadDriver"]
+__all__ = ["ThreadDriver", "together"]
 
 logger = logging.getLogger("neverstale")
 T = TypeVar("T")
@@ -194,9 +194,9 @@ class ThreadDriver:
             wire = self.wire(patient)
             match command:
                 case c.Together(calls):
-                    return self._together(wire, calls)
+                    return together(wire, calls)
                 case c.Drop(keys):
-                    return sum(self._together(wire, tuple(wire.drops(keys))))
+                    return sum(together(wire, tuple(wire.drops(keys))))
                 case c.Topology():
                     return wire.topology()
                 case c.Scan(node, cursor, pattern, count):
@@ -207,16 +207,6 @@ class ThreadDriver:
             raise unavailable(error) from error
         finally:
             counters.redis_seconds += time.perf_counter() - began
-
-    @staticmethod
-    def _together(wire: Wire, calls: tuple[c.Call[Any], ...]) -> list[Any]:
-        replies = wire.exchange([(call.key, call.words()) for call in calls])
-        again = missing_scripts(calls, replies)
-        if again:
-            made = wire.exchange([(calls[index].key, words) for index, words in again.items()])
-            for index, reply in zip(again, made, strict=True):
-                replies[index] = reply
-        return results(calls, replies, unavailable)
 
     def _turn(self, entry: str, token: bytes, flights: list[Flight[threading.Event]]) -> c.Outcome | None:
         flight, before = self.flights.turn(entry, token)
@@ -238,3 +228,14 @@ def _load(loader: Callable[[], Any]) -> c.Loaded:
         except BaseException as raised:  # also what ends the thread: the lease is given back first
             value, error = None, raised
     return loaded(value, error, named.tags, time.perf_counter() - began)
+
+
+def together(wire: Wire, calls: tuple[c.Call[Any], ...]) -> list[Any]:
+    """Do calls side by side, with their scripts' text where the server does not know it."""
+    replies = wire.exchange([(call.key, call.words()) for call in calls])
+    again = missing_scripts(calls, replies)
+    if again:
+        made = wire.exchange([(calls[index].key, words) for index, words in again.items()])
+        for index, reply in zip(again, made, strict=True):
+            replies[index] = reply
+    return results(calls, replies, unavailable)

@@ -1,0 +1,311 @@
+"""The promise, in every interleaving of small cases and in random ones of larger, by the shipping flows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import pytest
+import redis
+
+from neverstale.core import commands, lease, policy
+from neverstale.drive.sim import Actor, Found, Process, Violation, explore, wander
+from neverstale.drive.wire import SingleWire
+from neverstale.testing.servers import RedisServer
+
+from .world import ENTRY, KEYS, TAG, World, evictor, reader, scenario, writer
+
+Cast = Callable[[World], Sequence[Actor]]
+MEMBERS, STAMP = KEYS.members(TAG), KEYS.stamp(TAG)
+
+
+@pytest.fixture(scope="module")
+def wire(redis_server: RedisServer) -> Iterator[SingleWire]:
+    """A wire to a real server, over its unix socket."""
+    client = redis.Redis(unix_socket_path=str(redis_server.path))
+    yield SingleWire(client)
+    client.flushall()
+    client.close()
+
+
+def said(found: Found) -> None:
+    print(f"{found.schedules} schedules, {found.states} states, {found.steps} steps")
+
+
+def together(*makers: Callable[[World, Process], Actor]) -> Cast:
+    """Put actors into one process."""
+
+    def cast(world: World) -> Sequence[Actor]:
+        process = Process()
+        return [make(world, process) for make in makers]
+
+    return cast
+
+
+# --- every schedule -----------------------------------------------------------------------------------------
+
+TWO_READERS: dict[str, Cast] = {
+    "tag": lambda w: [reader(w, "a"), reader(w, "b"), writer(w, "w")],
+    "key": lambda w: [reader(w, "a"), reader(w, "b"), writer(w, "w", "key")],
+    "pattern": lambda w: [reader(w, "a"), reader(w, "b"), writer(w, "w", "pattern")],
+    "key without tags": lambda w: [reader(w, "a", tags=()), reader(w, "b", tags=()), writer(w, "w", "key")],
+    "tags that readers do not know": lambda w: [
+        reader(w, "a"),
+        reader(w, "b", tags=()),
+        writer(w, "w", "key"),
+    ],
+    "tag, one process": together(
+        lambda w, p: reader(w, "a", process=p),
+        lambda w, p: reader(w, "b", process=p),
+        lambda w, p: writer(w, "w"),
+    ),
+    "key, one process": together(
+        lambda w, p: reader(w, "a", process=p),
+        lambda w, p: reader(w, "b", process=p),
+        lambda w, p: writer(w, "w", "key", process=p),
+    ),
+    "the loader raises": together(
+        lambda w, p: reader(w, "a", process=p, fails_below=2),
+        lambda w, p: reader(w, "b", process=p, fails_below=2),
+        lambda w, p: writer(w, "w"),
+    ),
+    "readers that do not wait": lambda w: [
+        reader(w, "a", wait_limit=0.0),
+        reader(w, "b", wait_limit=0.0),
+        writer(w, "w"),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", TWO_READERS)
+@pytest.mark.parametrize("filled", [False, True], ids=["cold", "filled"])
+def test_two_readers_and_a_writer(wire: SingleWire, case: str, filled: bool) -> None:
+    """No reader gets what was invalidated before it began, whatever the order of steps."""
+    said(explore(scenario(wire, TWO_READERS[case], filled=filled), wire))
+
+
+@pytest.mark.parametrize("how", ["key", "tag"])
+def test_a_reader_after_a_reader_and_two_writers(wire: SingleWire, how: str) -> None:
+    """One who reads twice is never taken back, while two writers commit and invalidate."""
+    cast: Cast = lambda w: [reader(w, "a", times=2), writer(w, "v", how), writer(w, "w", how)]  # noqa: E731
+    said(explore(scenario(wire, cast), wire))
+
+
+def test_two_readers_and_two_writers_by_key(wire: SingleWire) -> None:
+    """Two readers and two writers of a key without tags."""
+    cast: Cast = lambda w: [  # noqa: E731
+        reader(w, "a", tags=()),
+        reader(w, "b", tags=()),
+        writer(w, "v", "key"),
+        writer(w, "w", "key"),
+    ]
+    said(explore(scenario(wire, cast, tags=()), wire))
+
+
+@pytest.mark.parametrize("order", ["forward", "backward"])
+@pytest.mark.parametrize("filled", [False, True], ids=["cold", "filled"])
+@pytest.mark.parametrize("how", ["tag", "key"])
+def test_keys_on_different_nodes(
+    wire: SingleWire, how: str, order: Literal["forward", "backward"], filled: bool
+) -> None:
+    """On a cluster an entry and its stamps are read one by one, in any order, with others' steps in between."""
+    cast = together(
+        lambda w, p: reader(w, "a", process=p, spread=order),
+        lambda w, p: reader(w, "b", process=p, spread="backward" if order == "forward" else "forward"),
+        lambda w, p: writer(w, "w", how),
+    )
+    said(explore(scenario(wire, cast, filled=filled), wire))
+
+
+LATE: dict[str, Cast] = {
+    "two processes": lambda w: [
+        reader(w, "a", tags=(), late=(TAG,)),
+        reader(w, "b", tags=(), late=(TAG,)),
+        writer(w, "w"),
+    ],
+    "one process": together(
+        lambda w, p: reader(w, "a", tags=(), late=(TAG,), process=p),
+        lambda w, p: reader(w, "b", tags=(), late=(TAG,), process=p),
+        lambda w, p: writer(w, "w"),
+    ),
+    "one knows the tag": together(
+        lambda w, p: reader(w, "a", tags=(), late=(TAG,), process=p),
+        lambda w, p: reader(w, "b", process=p),
+        lambda w, p: writer(w, "w"),
+    ),
+    "reads again": lambda w: [
+        reader(w, "a", tags=(), late=(TAG,), times=2),
+        writer(w, "v"),
+        writer(w, "w", "key"),
+    ],
+    "the loader raises": together(
+        lambda w, p: reader(w, "a", tags=(), late=(TAG,), process=p, fails_below=2),
+        lambda w, p: reader(w, "b", tags=(), late=(TAG,), process=p, fails_below=2),
+        lambda w, p: writer(w, "w", "key"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+@pytest.mark.parametrize("stamps", [False, True], ids=["new tag", "old tag"])
+def test_tags_named_by_the_load(wire: SingleWire, case: str, stamps: bool) -> None:
+    """A tag that only the load names protects as well as one that was known before."""
+    said(explore(scenario(wire, LATE[case], stamps=stamps), wire))
+
+
+@pytest.mark.parametrize("how", ["tag", "key", "pattern"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_a_writer_that_crashes(wire: SingleWire, how: str, steps: int) -> None:
+    """A writer that dies after any of its steps leaves nothing behind that a later invalidation does not reach."""
+    cast: Cast = lambda w: [  # noqa: E731
+        reader(w, "a"),
+        writer(w, "v", how, crash_after=steps),
+        writer(w, "w", how),
+    ]
+    said(explore(scenario(wire, cast, filled=True), wire))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_a_reader_that_crashes(wire: SingleWire, steps: int) -> None:
+    """The lease of a reader that dies expires, and the next one takes over."""
+    cast: Cast = lambda w: [reader(w, "a", crash_after=steps), reader(w, "b"), writer(w, "w")]  # noqa: E731
+    said(explore(scenario(wire, cast), wire))
+
+
+@pytest.mark.parametrize("key", [ENTRY, STAMP, MEMBERS], ids=["entry", "stamp", "set"])
+@pytest.mark.parametrize("filled", [False, True], ids=["cold", "filled"])
+def test_eviction(wire: SingleWire, key: str, filled: bool) -> None:
+    """Whatever Redis drops, at whatever moment: a load more, never a stale read."""
+    cast: Cast = lambda w: [reader(w, "a", times=2), writer(w, "w"), evictor("redis", key)]  # noqa: E731
+    said(explore(scenario(wire, cast, filled=filled), wire))
+
+
+@pytest.mark.parametrize("key", [ENTRY, STAMP], ids=["entry", "stamp"])
+def test_eviction_while_a_tag_is_named_late(wire: SingleWire, key: str) -> None:
+    """A stamp that was dropped and made anew is as young as an invalidation."""
+    cast: Cast = lambda w: [  # noqa: E731
+        reader(w, "a", tags=(), late=(TAG,), times=2),
+        writer(w, "w"),
+        evictor("redis", key),
+    ]
+    said(explore(scenario(wire, cast), wire))
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not sent", "reply lost"])
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+def test_an_answer_that_is_lost(wire: SingleWire, step: int, done: bool) -> None:
+    """A reader whose command fails or whose reply is lost gives nothing old, and leaves nothing old."""
+    cast = together(
+        lambda w, p: reader(w, "a", process=p, fail_at=(step, done)),
+        lambda w, p: reader(w, "b", process=p),
+        lambda w, p: writer(w, "w"),
+    )
+    said(explore(scenario(wire, cast), wire))
+
+
+@pytest.mark.parametrize("how", ["tag", "key"])
+def test_refresh_past_the_soft_ttl(wire: SingleWire, how: str) -> None:
+    """What is stale is served while it is refreshed; what is invalid never."""
+    cast: Cast = lambda w: [reader(w, "a", times=1 + (how == "key")), reader(w, "b"), writer(w, "w", how)]  # noqa: E731
+    said(explore(scenario(wire, cast, filled=True, soft_at=1), wire))
+
+
+# --- random schedules ------------------------------------------------------------------------------------------
+
+
+def crowd(world: World) -> Sequence[Actor]:
+    """Two processes of readers of all kinds, writers of all kinds, and a Redis that drops things."""
+    first, second = Process(), Process()
+    return [
+        reader(world, "a", times=2, process=first),
+        reader(world, "b", times=2, process=first, tags=(TAG, "u")),
+        reader(world, "c", times=2, process=second, tags=(), late=(TAG,)),
+        reader(world, "d", times=2, process=second, late=("u",)),
+        reader(world, "e", process=first, crash_after=4),
+        reader(world, "f", process=second, fail_at=(3, True)),
+        writer(world, "tag", times=2),
+        writer(world, "tags", tags=(TAG, "u")),
+        writer(world, "key", "key", times=2, process=first),
+        writer(world, "pattern", "pattern"),
+        writer(world, "crash", crash_after=2),
+        evictor("entry", ENTRY),
+        evictor("stamp", STAMP),
+        evictor("set", MEMBERS),
+    ]
+
+
+def test_random_schedules_of_a_crowd(wire: SingleWire) -> None:
+    """Five hundred random schedules of fourteen actors; a failure names its seed."""
+    found = wander(scenario(wire, crowd, tags=(TAG, "u"), filled=True, soft_at=1), wire, seeds=range(500))
+    said(found)
+    assert found.schedules == 500
+
+
+# --- the checker can fail --------------------------------------------------------------------------------------
+
+
+def script(patch: pytest.MonkeyPatch, name: str, old: str, new: str) -> None:
+    """Send a script with one line changed."""
+    source = commands.SOURCES[name]
+    assert source.count(old) == 1
+    changed = source.replace(old, new)
+    patch.setitem(commands.SOURCES, name, changed)
+    patch.setitem(commands.DIGESTS, name, hashlib.sha1(changed.encode()).hexdigest())
+
+
+def without_lease(patch: pytest.MonkeyPatch) -> None:
+    """Fill whether or not the lease still stands."""
+    text = commands.SOURCES["fill"]
+    body = text[text.index("local head") : text.index("redis.call('SET'")]
+    script(patch, "fill", body, "")
+
+
+def without_stamps(patch: pytest.MonkeyPatch) -> None:
+    """Take every entry for valid."""
+
+    def examine(
+        raw: bytes | None, tags: Sequence[str], stamps: Sequence[bytes | None], now_ms: int
+    ) -> policy.Seen:
+        seen = policy.examine(raw, tags, stamps, now_ms)
+        blind = seen.state in (policy.State.INVALID, policy.State.UNSURE)
+        return seen._replace(state=policy.State.FRESH) if blind else seen
+
+    patch.setattr(lease, "examine", examine)
+
+
+def as_it_is(patch: pytest.MonkeyPatch) -> None:
+    """Leave the code as it is: the readers' own option takes the check out."""
+
+
+def without_join_check(patch: pytest.MonkeyPatch) -> None:
+    """Join any load whose lease is alive."""
+    patch.setattr(lease, "valid", lambda own, stamps: True)
+
+
+BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Cast, bool]] = {
+    "fill without comparing the lease": (without_lease, TWO_READERS["key without tags"], True),
+    "entries without checking stamps": (without_stamps, TWO_READERS["tag"], True),
+    "late tags without checking their age": (
+        as_it_is,
+        lambda w: [
+            reader(w, "a", tags=(), late=(TAG,), margin=-1e9),
+            reader(w, "b", tags=(), late=(TAG,), margin=-1e9),
+            writer(w, "w"),
+        ],
+        True,
+    ),
+    "joining a load by its lease alone": (without_join_check, TWO_READERS["tag, one process"], True),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_protocol_that_is_broken_on_purpose_is_found_out(
+    wire: SingleWire, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """With one check taken out the exploration finds the stale read and prints the schedule."""
+    breaks, cast, stamps = BROKEN[case]
+    breaks(monkeypatch)
+    with pytest.raises(Violation, match=r"(?s)schedule:.*1\. ") as caught:
+        explore(scenario(wire, cast, stamps=stamps), wire)
+    print(caught.value)

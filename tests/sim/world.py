@@ -1,0 +1,227 @@
+"""A database of version numbers, a cache over it, and the promise that is checked.
+
+The truth is a number that only grows. A writer commits a larger one and invalidates; when that has returned, the
+*floor* is what it committed. A reader notes the floor when it begins, and must not be given less. At rest no entry
+that would be served holds less than the floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from neverstale.codecs import Undecodable, json_codec
+from neverstale.core import commands as c
+from neverstale.core import lease
+from neverstale.core.entry import build
+from neverstale.core.keys import Keys
+from neverstale.core.patterns import invalidate_keys, invalidate_pattern
+from neverstale.core.policy import State, examine
+from neverstale.core.tags import invalidate_tags
+from neverstale.drive.sim import NOW_MS, Actor, Process, Scenario, Violation
+from neverstale.drive.threads import together
+from neverstale.drive.wire import SingleWire
+from neverstale.errors import RedisUnavailable
+from neverstale.sealing import ValueSealer
+
+KEYS = Keys("sim", 1, "")
+ENTRY = KEYS.entry("k")
+TAG = "t"
+SEALER = ValueSealer(json_codec(int), 1 << 20, 1 << 20)
+
+
+class Unloadable(LookupError):
+    """What the loader raises for a row that is not there."""
+
+
+@dataclass
+class World:
+    """What one run of a scenario remembers beside Redis and its actors."""
+
+    wire: SingleWire
+    truth: int = 1
+    floor: int = 0
+    given: list[tuple[str, Any]] = field(default_factory=list)
+
+    def commit(self) -> int:
+        self.truth += 1
+        return self.truth
+
+    def check(self, who: str, value: Any, floor: int) -> None:
+        self.given.append((who, value))
+        if value < floor:
+            raise Violation(
+                f"{who} was given version {value}; version {floor} was invalidated before it began"
+            )
+
+
+def plan(world: World, tags: tuple[str, ...], load: Callable[[], Any], **options: Any) -> lease.Plan:
+    terms: dict[str, Any] = {
+        "entry": ENTRY,
+        "keys": KEYS,
+        "tags": tags,
+        "ttl_ms": 60_000,
+        "soft_ms": 0,
+        "lease_ms": 30_000,
+        "wait_limit": 1.0,
+        "max_bytes": 1 << 20,
+        "sealer": SEALER,
+        "loader": load,
+    }
+    return lease.Plan(**(terms | options))
+
+
+def reader(
+    world: World,
+    name: str,
+    *,
+    tags: tuple[str, ...] = (TAG,),
+    late: tuple[str, ...] = (),
+    times: int = 1,
+    process: Process | None = None,
+    fails_below: int = 0,
+    crash_after: int | None = None,
+    fail_at: tuple[int, bool] | None = None,
+    spread: Literal["", "forward", "backward"] = "",
+    **options: Any,
+) -> Actor:
+    """Read the key, `times` times; the loader names `late` tags, and raises for a truth below `fails_below`."""
+    home = process or Process()
+
+    def load() -> tuple[int, tuple[str, ...]]:
+        if world.truth < fails_below:
+            raise Unloadable(world.truth)
+        return world.truth, late
+
+    def program() -> c.Flow[None]:
+        how = plan(world, tags, load, **options)
+        for _ in range(times):
+            floor = world.floor
+            try:
+                seen: Any = yield from lease.read(how, home.memory)
+            except RedisUnavailable:
+                seen = None
+            if seen is not None and seen.state in (State.FRESH, State.STALE):
+                try:
+                    value = SEALER.open(seen.entry)
+                except Undecodable:
+                    pass
+                else:
+                    world.check(name, value, floor)
+                    if seen.state is State.STALE:
+                        with suppress(RedisUnavailable):  # a driver logs it
+                            yield from lease.refresh(how, seen, home.memory, home.counters)
+                    continue
+            try:
+                value = yield from lease.get_or_load(how, seen, home.memory, home.counters)
+            except Unloadable as error:
+                # "There is no such row" is an answer too: it must not be older than the floor either.
+                value = error.args[0]
+            world.check(name, value, floor)
+
+    return Actor(name, program, home, crash_after=crash_after, fail_at=fail_at, spread=spread)
+
+
+def writer(
+    world: World,
+    name: str,
+    how: str = "tag",
+    *,
+    times: int = 1,
+    tags: tuple[str, ...] = (TAG,),
+    crash_after: int | None = None,
+    process: Process | None = None,
+) -> Actor:
+    """Commit, then invalidate by tag, key or pattern."""
+    flows: dict[str, Callable[[], c.Flow[Any]]] = {
+        "tag": lambda: invalidate_tags(tags, KEYS),
+        "key": lambda: invalidate_keys(("k",), (ENTRY,)),
+        "pattern": lambda: invalidate_pattern("*", KEYS),
+    }
+
+    def program() -> c.Flow[None]:
+        for _ in range(times):
+            committed = (yield from c.Load(lambda: (world.commit(), ()))).value
+            yield from flows[how]()
+            world.floor = max(world.floor, committed)
+
+    return Actor(name, program, process or Process(), crash_after=crash_after)
+
+
+def evictor(name: str, key: str) -> Actor:
+    """Redis drops one key, at any moment."""
+
+    def program() -> c.Flow[None]:
+        yield from c.Drop((key,))
+
+    return Actor(name, program)
+
+
+def scenario(
+    wire: SingleWire,
+    actors: Callable[[World], Sequence[Actor]],
+    *,
+    tags: Sequence[str] = (TAG,),
+    stamps: bool = True,
+    filled: bool = False,
+    soft_at: int = 0,
+) -> Scenario:
+    """Return a scenario on one key.
+
+    Args:
+        actors: makes them anew for each run.
+        tags: every tag that may be named.
+        stamps: whether their stamps are there at the beginning, an hour old.
+        filled: whether the entry is there, valid, with the truth of the beginning.
+        soft_at: when it becomes stale.
+    """
+    now: list[World] = []
+
+    def begin() -> Sequence[Actor]:
+        wire.ask("", ("FLUSHALL",))
+        now[:] = [World(wire)]
+        for tag in tags if stamps else ():
+            wire.ask("", ("SET", KEYS.stamp(tag), f"planted@{_aged(wire)}", "PX", 3_600_000))
+        if filled:
+            _fill(wire, tags, soft_at)
+        return actors(now[0])
+
+    def state() -> Hashable:
+        world = now[0]
+        return world.truth, world.floor
+
+    def at_rest() -> None:
+        served = _served(wire)
+        if served is not None and served < now[0].floor:
+            raise Violation(f"at rest version {served} is served; version {now[0].floor} was invalidated")
+
+    keys = [ENTRY, *map(KEYS.stamp, tags), *map(KEYS.members, tags)]
+    return Scenario(begin, state, at_rest, keys)
+
+
+def _aged(wire: SingleWire) -> int:
+    seconds, micros = wire.ask("", ("TIME",))
+    return int(seconds) * 1_000_000 + int(micros) - 3_600_000_000
+
+
+def _fill(wire: SingleWire, tags: Sequence[str], soft_at: int) -> None:
+    stamps = tuple((tag, wire.ask("", ("GET", KEYS.stamp(tag)))) for tag in tags)
+    raw = build(
+        codec=1, compression=0, fill_id=b"planted.....", soft_at=soft_at, cost=0, stamps=stamps, payload=b"1"
+    )
+    wire.ask("", ("SET", ENTRY, raw, "PX", 60_000))
+    together(wire, tuple(c.Enlist(KEYS.members(tag), KEYS.stamp(tag), ENTRY, 3_600_000) for tag in tags))
+
+
+def _served(wire: SingleWire) -> int | None:
+    """Return what a read without a loader would be given now."""
+    raw = wire.fetch((ENTRY,))[0]
+    seen = examine(raw, (), (), NOW_MS)
+    if seen.state is State.UNSURE and seen.entry is not None:
+        own = tuple(tag for tag, _ in seen.entry.stamps)
+        seen = examine(raw, own, wire.fetch(tuple(map(KEYS.stamp, own))), NOW_MS)
+    if seen.state not in (State.FRESH, State.STALE) or seen.entry is None:
+        return None
+    return int(SEALER.open(seen.entry))
