@@ -321,9 +321,9 @@ class Settings:
     lease_ttl: float = 30.0
     # 10 s: below the 30 s after which proxies commonly give up, with time left for loading oneself.
     wait_limit: float = 10.0
-    # 16 connections for each kind of use: a round trip takes 0.1 ms, so 16 serve more than a process can
-    # ask.
-    pool_size: int = 16
+    # 64 connections for each kind of use, made as they are needed: as many as servers commonly have threads (AnyIO has
+    # 40). An event loop needs few, for its reads travel together.
+    pool_size: int = 64
     # 4 KiB: below it, compressing costs more time than the bytes saved on the wire.
     compress_above: int = 4096
     # 4 MiB: what a gigabit link carries within the 50 ms of `timeout`; larger values would always be late.

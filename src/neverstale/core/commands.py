@@ -399,9 +399,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Load(Command[Loaded]):
-    """Run the loader. Its exception is in the reply; only what ends the whole flow is thrown."""
+    """Run the loader. Its exception is in the reply.
+
+    Attributes:
+        loader: to be called without arguments.
+        entry: what it loads.
+        lease: seconds that its lease lasts, or 0 for none: what takes longer is not stored, which is worth a warning.
+    """
 
     loader: Callable[[], Any]
+    entry: str = ""
+    lease: float = 0.0
 
 
 # --- one load for many callers of this process --------------------------------------------------------------------

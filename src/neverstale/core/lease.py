@@ -220,7 +220,9 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: TagMemory, counters: Coun
                 waited = True
             outcome = yield from Join(plan.entry, theirs)
             if outcome is not None and not (outcome.shareable and (yield from _still_valid(plan, outcome))):
-                outcome = None  # its lease may stand until its fill is refused: no reason to ask without a pause
+                outcome = (
+                    None  # its lease may stand until its fill is refused: no reason to ask without a pause
+                )
         except RedisUnavailable:
             return (yield from _load_alone(plan, counters))
         if outcome is not None:
@@ -358,7 +360,7 @@ def _load_under_lease(
 ) -> Flow[Any]:
     yield from Lead(plan.entry, token)
     began = yield from Clock()
-    loaded, sealed = yield from _load(plan, counters)
+    loaded, sealed = yield from _load(plan, counters, plan.lease_ms / 1000)
     own = {tag: stamps[tag] for tag in plan.tags}
     own.update((tag, stamps[tag]) for tag in loaded.tags if tag in stamps)
     late = tuple(tag for tag in loaded.tags if tag not in own)
@@ -386,8 +388,8 @@ def _load_under_lease(
     return sealed.value
 
 
-def _load(plan: Plan, counters: Counters) -> Flow[tuple[Loaded, Sealed | None]]:
-    loaded = yield from Load(plan.loader)
+def _load(plan: Plan, counters: Counters, lease: float = 0.0) -> Flow[tuple[Loaded, Sealed | None]]:
+    loaded = yield from Load(plan.loader, plan.entry, lease)
     counters.loads += 1
     counters.load_seconds += loaded.seconds
     if loaded.error is not None:

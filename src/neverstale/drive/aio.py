@@ -176,8 +176,8 @@ class AsyncDriver:
                 return os.urandom(count)
             case c.Wait(_, seconds):
                 return await asyncio.sleep(seconds * random.uniform(0.75, 1.25))
-            case c.Load(loader):
-                return await _load(loader)
+            case c.Load():
+                return await _load(command)
             case c.Lead(entry, token):
                 return flights.append(self.flights.lead(entry, token))
             case c.Join(entry, token):
@@ -247,13 +247,13 @@ class AsyncDriver:
         return None
 
 
-async def _load(loader: Callable[[], Any]) -> c.Loaded:
+async def _load(command: c.Load) -> c.Loaded:
     began = time.perf_counter()
     with collecting() as named:
         try:
-            value, error = loader(), None
+            value, error = command.loader(), None
             if inspect.isawaitable(value):
                 value = await value
         except BaseException as raised:  # also what ends the task: the lease is given back first
             value, error = None, raised
-    return loaded(value, error, named.tags, time.perf_counter() - began)
+    return loaded(command, value, error, named.tags, time.perf_counter() - began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,7 +17,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from neverstale.core.commands import Call, DropSlot, Loaded, Script, TopologyView
+from neverstale.core.commands import Call, DropSlot, Load, Loaded, Script, TopologyView
 from neverstale.core.keys import check_tags
 from neverstale.errors import UsageError
 
@@ -31,6 +32,8 @@ __all__ = [
     "string",
     "topology",
 ]
+
+logger = logging.getLogger("neverstale")
 
 Words: TypeAlias = tuple[Any, ...]
 T = TypeVar("T")
@@ -104,8 +107,17 @@ def topology(raw: bytes | str) -> TopologyView:
     return TopologyView(tuple(nodes), "\n".join(sorted(lines)), moving)
 
 
-def loaded(value: Any, error: BaseException | None, tags: Sequence[str], seconds: float) -> Loaded:
+def loaded(
+    command: Load, value: Any, error: BaseException | None, tags: Sequence[str], seconds: float
+) -> Loaded:
     """Return what a loader did; a tag that it may not name is its error."""
+    if 0 < command.lease < seconds:
+        logger.warning(
+            "the load of %r took %.1f s, longer than its lease of %.1f s: it is not stored. Raise lease_ttl.",
+            command.entry,
+            seconds,
+            command.lease,
+        )
     try:
         return Loaded(value, error, check_tags(tags), seconds)
     except UsageError as wrong:

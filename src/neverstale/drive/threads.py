@@ -159,8 +159,8 @@ class ThreadDriver:
                 return os.urandom(count)
             case c.Wait(_, seconds):
                 return time.sleep(seconds * random.uniform(0.75, 1.25))
-            case c.Load(loader):
-                return _load(loader)
+            case c.Load():
+                return _load(command)
             case c.Lead(entry, token):
                 return flights.append(self.flights.lead(entry, token))
             case c.Join(entry, token):
@@ -220,14 +220,14 @@ class ThreadDriver:
         return None
 
 
-def _load(loader: Callable[[], Any]) -> c.Loaded:
+def _load(command: c.Load) -> c.Loaded:
     began = time.perf_counter()
     with collecting() as named:
         try:
-            value, error = loader(), None
+            value, error = command.loader(), None
         except BaseException as raised:  # also what ends the thread: the lease is given back first
             value, error = None, raised
-    return loaded(value, error, named.tags, time.perf_counter() - began)
+    return loaded(command, value, error, named.tags, time.perf_counter() - began)
 
 
 def together(wire: Wire, calls: tuple[c.Call[Any], ...]) -> list[Any]:
