@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 import redis
 
-from neverstale.core import commands, lease, policy
+from neverstale.core import calls, lease, policy
 from neverstale.drive.sim import Actor, Found, Process, Violation, explore, wander
 from neverstale.drive.wire import SingleWire
 from neverstale.testing.servers import RedisServer
@@ -247,16 +247,16 @@ def test_random_schedules_of_a_crowd(wire: SingleWire) -> None:
 
 def script(patch: pytest.MonkeyPatch, name: str, old: str, new: str) -> None:
     """Send a script with one line changed."""
-    source = commands.SOURCES[name]
+    source = calls.SOURCES[name]
     assert source.count(old) == 1
     changed = source.replace(old, new)
-    patch.setitem(commands.SOURCES, name, changed)
-    patch.setitem(commands.DIGESTS, name, hashlib.sha1(changed.encode()).hexdigest())
+    patch.setitem(calls.SOURCES, name, changed)
+    patch.setitem(calls.DIGESTS, name, hashlib.sha1(changed.encode()).hexdigest())
 
 
 def without_lease(patch: pytest.MonkeyPatch) -> None:
     """Fill whether or not the lease still stands."""
-    text = commands.SOURCES["fill"]
+    text = calls.SOURCES["fill"]
     body = text[text.index("local head") : text.index("redis.call('SET'")]
     script(patch, "fill", body, "")
 

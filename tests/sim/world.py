@@ -15,6 +15,7 @@ from typing import Any, Literal
 from neverstale.codecs import Undecodable, json_codec
 from neverstale.core import commands as c
 from neverstale.core import lease
+from neverstale.core.calls import Enlist
 from neverstale.core.entry import build
 from neverstale.core.keys import Keys
 from neverstale.core.patterns import invalidate_keys, invalidate_pattern
@@ -212,7 +213,7 @@ def _fill(wire: SingleWire, tags: Sequence[str], soft_at: int) -> None:
         codec=1, compression=0, fill_id=b"planted.....", soft_at=soft_at, cost=0, stamps=stamps, payload=b"1"
     )
     wire.ask("", ("SET", ENTRY, raw, "PX", 60_000))
-    together(wire, tuple(c.Enlist(KEYS.members(tag), KEYS.stamp(tag), ENTRY, 3_600_000) for tag in tags))
+    together(wire, tuple(Enlist(KEYS.members(tag), KEYS.stamp(tag), ENTRY, 3_600_000) for tag in tags))
 
 
 def _served(wire: SingleWire) -> int | None:

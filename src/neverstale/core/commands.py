@@ -9,25 +9,19 @@ What a flow never does: ask for the time, for randomness, for sleep or for a loc
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from importlib import resources
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from neverstale.receipt import Receipt
 
 __all__ = [
-    "Acquire",
     "Announce",
     "Call",
     "Clock",
     "Command",
     "Drop",
-    "DropSlot",
-    "Enlist",
     "Fetch",
-    "Fill",
     "Flow",
     "Join",
     "Land",
@@ -36,13 +30,7 @@ __all__ = [
     "Loaded",
     "Outcome",
     "Random",
-    "Release",
-    "Restamp",
     "Scan",
-    "Script",
-    "Stamp",
-    "Store",
-    "Take",
     "Together",
     "Topology",
     "TopologyView",
@@ -70,7 +58,7 @@ class Command(Generic[T_co]):
 
 
 class Call(Command[T]):
-    """One Redis command, sent to the node that holds `key`."""
+    """One Redis command, sent to the node that holds `key`; those there are stand in `calls`."""
 
     __slots__ = ()
 
@@ -86,219 +74,6 @@ class Call(Command[T]):
     def parse(self, reply: Any) -> T:
         """Turn Redis' reply into this command's."""
         raise NotImplementedError
-
-
-class Script(Call[T]):
-    """A Lua script of this folder; all its keys are in one slot."""
-
-    __slots__ = ()
-    name: ClassVar[str]
-
-    def keys(self) -> tuple[Any, ...]:
-        """KEYS of the script."""
-        raise NotImplementedError
-
-    def args(self) -> tuple[Any, ...]:
-        """ARGV of the script."""
-        raise NotImplementedError
-
-    @property
-    def key(self) -> Any:
-        return self.keys()[0]
-
-    def words(self) -> tuple[Any, ...]:
-        keys = self.keys()
-        return ("EVALSHA", DIGESTS[self.name], len(keys), *keys, *self.args())
-
-    def words_with_source(self) -> tuple[Any, ...]:
-        """The command for a server that does not have the script yet."""
-        keys = self.keys()
-        return ("EVAL", SOURCES[self.name], len(keys), *keys, *self.args())
-
-
-def _sources() -> dict[str, str]:
-    here = resources.files(__package__)
-    return {f.name.removesuffix(".lua"): f.read_text() for f in here.iterdir() if f.name.endswith(".lua")}
-
-
-#: The scripts by name, and the digests by which a server knows them.
-SOURCES = _sources()
-DIGESTS = {
-    name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SOURCES.items()
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Acquire(Script["bytes"]):
-    """Ask for the lease of an entry; replies b"" when granted, else the header of what is there."""
-
-    name: ClassVar[str] = "acquire"
-    entry: str
-    seen: bytes
-    lease: bytes
-    lease_ms: int
-    refresh: bool = False
-
-    def keys(self) -> tuple[str, ...]:
-        return (self.entry,)
-
-    def args(self) -> tuple[Any, ...]:
-        return ("refresh" if self.refresh else "fill", self.seen, self.lease, self.lease_ms)
-
-    def parse(self, reply: Any) -> bytes:
-        return bytes(reply)
-
-
-@dataclass(frozen=True, slots=True)
-class Fill(Script[bool]):
-    """Store what was loaded if the lease still stands; replies whether it did."""
-
-    name: ClassVar[str] = "fill"
-    entry: str
-    token: bytes
-    raw: bytes
-    ttl_ms: int
-
-    def keys(self) -> tuple[str, ...]:
-        return (self.entry,)
-
-    def args(self) -> tuple[Any, ...]:
-        return (self.token, self.raw, self.ttl_ms)
-
-    def parse(self, reply: Any) -> bool:
-        return bool(reply)
-
-
-@dataclass(frozen=True, slots=True)
-class Release(Script[bool]):
-    """Give a lease back; the next refresh may be tried after `retry_ms`."""
-
-    name: ClassVar[str] = "release"
-    entry: str
-    token: bytes
-    retry_ms: int
-
-    def keys(self) -> tuple[str, ...]:
-        return (self.entry,)
-
-    def args(self) -> tuple[Any, ...]:
-        return (self.token, self.retry_ms)
-
-    def parse(self, reply: Any) -> bool:
-        return bool(reply)
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp(Script["tuple[bytes, float | None]"]):
-    """Read a stamp, made if missing; replies it with its age in seconds, None if it was made just now."""
-
-    name: ClassVar[str] = "stamp"
-    stamp: str
-    fresh: str
-    ttl_ms: int
-
-    def keys(self) -> tuple[str, ...]:
-        return (self.stamp,)
-
-    def args(self) -> tuple[Any, ...]:
-        return (self.fresh, self.ttl_ms)
-
-    def parse(self, reply: Any) -> tuple[bytes, float | None]:
-        stamp, age = reply
-        return bytes(stamp), None if age < 0 else age / 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class Restamp(Script[bool]):
-    """Invalidate a tag by giving it a fresh stamp."""
-
-    name: ClassVar[str] = "restamp"
-    stamp: str
-    fresh: str
-    ttl_ms: int
-
-    def keys(self) -> tuple[str, ...]:
-        return (self.stamp,)
-
-    def args(self) -> tuple[Any, ...]:
-        return (self.fresh, self.ttl_ms)
-
-    def parse(self, reply: Any) -> bool:
-        return bool(reply)
-
-
-@dataclass(frozen=True, slots=True)
-class Enlist(Script[bool]):
-    """Put an entry into the SET of a tag."""
-
-    name: ClassVar[str] = "enlist"
-    members: str
-    stamp: str
-    entry: str
-    ttl_ms: int
-
-    def keys(self) -> tuple[str, ...]:
-        return (self.members, self.stamp)
-
-    def args(self) -> tuple[Any, ...]:
-        return (self.entry, self.ttl_ms)
-
-    def parse(self, reply: Any) -> bool:
-        return bool(reply)
-
-
-@dataclass(frozen=True, slots=True)
-class DropSlot(Script[int]):
-    """Delete entries of one slot (on a single node: any); what a driver makes of `Drop`."""
-
-    name: ClassVar[str] = "drop"
-    entries: tuple[str | bytes, ...]
-
-    def keys(self) -> tuple[Any, ...]:
-        return self.entries
-
-    def args(self) -> tuple[Any, ...]:
-        return ()
-
-    def parse(self, reply: Any) -> int:
-        return int(reply)
-
-
-@dataclass(frozen=True, slots=True)
-class Store(Call[None]):
-    """Set an entry, whatever is there; a lease that stood there is gone."""
-
-    entry: str
-    raw: bytes
-    ttl_ms: int
-
-    @property
-    def key(self) -> str:
-        return self.entry
-
-    def words(self) -> tuple[Any, ...]:
-        return ("SET", self.entry, self.raw, "PX", self.ttl_ms)
-
-    def parse(self, reply: Any) -> None:
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Take(Call["list[bytes]"]):
-    """Take up to `count` members out of the SET of a tag."""
-
-    members: str
-    count: int
-
-    @property
-    def key(self) -> str:
-        return self.members
-
-    def words(self) -> tuple[Any, ...]:
-        return ("SPOP", self.members, self.count)
-
-    def parse(self, reply: Any) -> list[bytes]:
-        return list(reply or ())
 
 
 # --- Redis: many keys, many nodes --------------------------------------------------------------------------------

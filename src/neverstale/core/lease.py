@@ -26,21 +26,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from neverstale.codecs import Undecodable
 from neverstale.counters import Counters
 from neverstale.errors import RedisUnavailable
 
 from . import entry as entries
+from .calls import Acquire, Enlist, Fill, Release, Stamp, Store
 from .commands import (
-    Acquire,
     Call,
     Clock,
     Drop,
-    Enlist,
     Fetch,
-    Fill,
     Flow,
     Join,
     Land,
@@ -49,9 +47,6 @@ from .commands import (
     Loaded,
     Outcome,
     Random,
-    Release,
-    Stamp,
-    Store,
     Together,
     Turn,
     Wait,
@@ -318,7 +313,8 @@ def _acquire(
     tags = memory.recall(plan.entry, plan.tags)
     missing = tuple(tag for tag in dict.fromkeys((*tags, *seen.stamps)) if tag not in known)
     lease = token if refresh else entries.placeholder(token)
-    calls: list[Call[Any]] = [Acquire(plan.entry, seen.head, lease, plan.lease_ms, refresh)]
+    mode: Literal["fill", "refresh"] = "refresh" if refresh else "fill"
+    calls: list[Call[Any]] = [Acquire(plan.entry, mode, seen.head, lease, plan.lease_ms)]
     if missing:
         fresh = (yield from Random(_STAMP_ID_BYTES)).hex()
         ttl_ms = tag_ttl(plan.ttl_ms, plan.lease_ms)

@@ -13,7 +13,8 @@ from typing import Final
 from neverstale.errors import RedisUnavailable
 from neverstale.receipt import Receipt
 
-from .commands import Announce, Clock, Drop, Flow, Random, Restamp, Take, Together
+from .calls import Restamp, Take
+from .commands import Announce, Clock, Drop, Flow, Random, Together
 from .keys import Keys
 
 __all__ = ["invalidate_tags"]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import os
 import random
 import time
 import weakref
@@ -28,7 +27,7 @@ from neverstale.flight import Flight, Flights
 from neverstale.loading import collecting
 
 from .announce import Announcer
-from .calls import loaded, missing_scripts, results
+from .calls import LATER, at_once, loaded, missing_scripts, results
 from .clients import REDIS_ERRORS, AsyncConnections, unavailable
 from .lanes import AsyncWire, ClusterLanes, SingleLane
 
@@ -101,6 +100,7 @@ class AsyncDriver:
     async def run(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
         """Run a flow to its end; raises what the flow raises."""
         flights: list[Flight[asyncio.Event]] = []
+        registry = self.flights
         reply: Any = None
         trouble: RedisUnavailable | None = None
         try:
@@ -112,12 +112,14 @@ class AsyncDriver:
                     return result
                 reply, trouble = None, None
                 try:
-                    reply = await self._do(command, counters, flights, patient)
+                    reply = at_once(command, registry, flights)
+                    if reply is LATER:
+                        reply = await self._do(command, counters, flights, patient)
                 except RedisUnavailable as error:
                     trouble = error
         finally:
             for flight in flights:
-                self.flights.end(flight)
+                registry.end(flight)
             flow.close()
 
     async def run_apart(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
@@ -134,7 +136,7 @@ class AsyncDriver:
         async def work() -> None:
             try:
                 await self.run(flow(), counters)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a loader may raise anything, and nobody waits for it here
                 logger.warning("the refresh of %r failed: %r", entry, error)
             finally:
                 refreshing.discard(entry)
@@ -168,18 +170,10 @@ class AsyncDriver:
                 return await self.fetch(keys, counters)
             case c.Together() | c.Drop() | c.Topology() | c.Scan():
                 return await self._ask_redis(command, counters, patient)
-            case c.Clock():
-                return time.monotonic()
-            case c.Wall():
-                return time.time_ns() // 1_000_000
-            case c.Random(count):
-                return os.urandom(count)
             case c.Wait(_, seconds):
                 return await asyncio.sleep(seconds * random.uniform(0.75, 1.25))
             case c.Load():
                 return await _load(command)
-            case c.Lead(entry, token):
-                return flights.append(self.flights.lead(entry, token))
             case c.Join(entry, token):
                 flight = self.flights.find(entry, token)
                 if flight is None:
@@ -188,11 +182,6 @@ class AsyncDriver:
                 return flight.outcome
             case c.Turn(entry, token):
                 return await self._turn(entry, token, flights)
-            case c.Land(_, token, outcome):
-                for flight in flights:
-                    if flight.token == token:
-                        self.flights.land(flight, outcome)
-                return None
             case c.Announce(receipt):
                 message = self._announcer.tell(receipt)
                 try:
@@ -254,6 +243,6 @@ async def _load(command: c.Load) -> c.Loaded:
             value, error = command.loader(), None
             if inspect.isawaitable(value):
                 value = await value
-        except BaseException as raised:  # also what ends the task: the lease is given back first
+        except BaseException as raised:  # noqa: BLE001 - also what ends the task: the lease is given back first
             value, error = None, raised
     return loaded(command, value, error, named.tags, time.perf_counter() - began)

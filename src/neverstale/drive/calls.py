@@ -1,10 +1,12 @@
-"""From calls to the words that are sent, and from replies back: what both drivers do alike, without I/O."""
+"""What both drivers do alike, without I/O: calls to the words that are sent, replies back, and what is done at once."""
 
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from redis.crc import key_slot
 from redis.exceptions import (
@@ -17,9 +19,22 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from neverstale.core.commands import Call, DropSlot, Load, Loaded, Script, TopologyView
+from neverstale.core.calls import DropSlot, Script
+from neverstale.core.commands import (
+    Call,
+    Clock,
+    Command,
+    Land,
+    Lead,
+    Load,
+    Loaded,
+    Random,
+    TopologyView,
+    Wall,
+)
 from neverstale.core.keys import check_tags
 from neverstale.errors import UsageError
+from neverstale.flight import Flight, Flights
 
 __all__ = [
     "Words",
@@ -105,6 +120,40 @@ def topology(raw: bytes | str) -> TopologyView:
         nodes.append(name)
         lines.append(f"{name} {' '.join(slots)}")
     return TopologyView(tuple(nodes), "\n".join(sorted(lines)), moving)
+
+
+class _Later:
+    """Stands for "a driver has to do this"."""
+
+
+#: What `at_once` replies to a command that needs Redis, the loader, or waiting.
+LATER: Final = _Later()
+
+
+def at_once(command: Command[Any], flights: Flights[Any], mine: list[Flight[Any]]) -> Any:
+    """Do a command that concerns this process alone and waits for nothing; `LATER` for any other.
+
+    Args:
+        command: what a flow asks for.
+        flights: the loads in flight in this process, or on this event loop.
+        mine: those of them that this flow leads.
+    """
+    match command:
+        case Clock():
+            return time.monotonic()
+        case Wall():
+            return time.time_ns() // 1_000_000
+        case Random(count):
+            return os.urandom(count)
+        case Lead(entry, token):
+            mine.append(flights.lead(entry, token))
+        case Land(_, token, outcome):
+            for flight in mine:
+                if flight.token == token:
+                    flights.land(flight, outcome)
+        case _:
+            return LATER
+    return None
 
 
 def loaded(

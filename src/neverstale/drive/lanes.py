@@ -20,7 +20,8 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import ResponseError
 
-from neverstale.core.commands import DropSlot, TopologyView
+from neverstale.core.calls import DropSlot
+from neverstale.core.commands import TopologyView
 
 from .calls import Words, by_slot, redirected, slot_of, string, topology
 from .cluster import AsyncBoundedCluster

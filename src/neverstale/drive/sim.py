@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from neverstale.core import commands as c
+from neverstale.core.calls import Script
 from neverstale.core.entry import HEAD, LEASE, MAGIC
 from neverstale.core.policy import TagMemory
 from neverstale.counters import Counters
@@ -438,7 +439,7 @@ def _short(command: Any) -> str:
     match command:
         case c.Together(calls):
             return " + ".join(map(_short, calls))
-        case c.Script():
+        case Script():
             return f"{command.name} {' '.join(map(str, command.keys()))}"
         case c.Call():
             return " ".join(str(word) for word in command.words()[:2])

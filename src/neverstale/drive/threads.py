@@ -26,7 +26,7 @@ from neverstale.flight import Flight, Flights
 from neverstale.loading import collecting
 
 from .announce import Announcer
-from .calls import loaded, missing_scripts, results
+from .calls import LATER, at_once, loaded, missing_scripts, results
 from .clients import REDIS_ERRORS, Connections, unavailable
 from .wire import ClusterWire, SingleWire, Wire
 
@@ -91,6 +91,7 @@ class ThreadDriver:
     def run(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
         """Run a flow to its end; raises what the flow raises."""
         flights: list[Flight[threading.Event]] = []
+        registry = self.flights
         reply: Any = None
         trouble: RedisUnavailable | None = None
         try:
@@ -102,12 +103,14 @@ class ThreadDriver:
                     return result
                 reply, trouble = None, None
                 try:
-                    reply = self._do(command, counters, flights, patient)
+                    reply = at_once(command, registry, flights)
+                    if reply is LATER:
+                        reply = self._do(command, counters, flights, patient)
                 except RedisUnavailable as error:
                     trouble = error
         finally:
             for flight in flights:
-                self.flights.end(flight)
+                registry.end(flight)
             flow.close()
 
     def refresh(self, entry: str, flow: Callable[[], c.Flow[Any]], counters: Counters) -> None:
@@ -123,7 +126,7 @@ class ThreadDriver:
         def work() -> None:
             try:
                 context.run(self.run, flow(), counters)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a loader may raise anything, and nobody waits for it here
                 logger.warning("the refresh of %r failed: %r", entry, error)
             finally:
                 self._refreshing.discard(entry)
@@ -151,18 +154,10 @@ class ThreadDriver:
                 return self.fetch(keys, counters)
             case c.Together() | c.Drop() | c.Topology() | c.Scan():
                 return self._ask_redis(command, counters, patient)
-            case c.Clock():
-                return time.monotonic()
-            case c.Wall():
-                return time.time_ns() // 1_000_000
-            case c.Random(count):
-                return os.urandom(count)
             case c.Wait(_, seconds):
                 return time.sleep(seconds * random.uniform(0.75, 1.25))
             case c.Load():
                 return _load(command)
-            case c.Lead(entry, token):
-                return flights.append(self.flights.lead(entry, token))
             case c.Join(entry, token):
                 flight = self.flights.find(entry, token)
                 if flight is None:
@@ -171,11 +166,6 @@ class ThreadDriver:
                 return flight.outcome
             case c.Turn(entry, token):
                 return self._turn(entry, token, flights)
-            case c.Land(_, token, outcome):
-                for flight in flights:
-                    if flight.token == token:
-                        self.flights.land(flight, outcome)
-                return None
             case c.Announce(receipt):
                 message = self._announcer.tell(receipt)
                 try:
@@ -225,7 +215,7 @@ def _load(command: c.Load) -> c.Loaded:
     with collecting() as named:
         try:
             value, error = command.loader(), None
-        except BaseException as raised:  # also what ends the thread: the lease is given back first
+        except BaseException as raised:  # noqa: BLE001 - also what ends the thread: the lease is given back first
             value, error = None, raised
     return loaded(command, value, error, named.tags, time.perf_counter() - began)
 

@@ -19,7 +19,8 @@ import redis
 from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import ResponseError
 
-from neverstale.core.commands import DropSlot, TopologyView
+from neverstale.core.calls import DropSlot
+from neverstale.core.commands import TopologyView
 
 from .calls import Words, by_slot, redirected, slot_of, string, topology
 from .cluster import BoundedCluster
