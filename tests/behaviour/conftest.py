@@ -1,0 +1,40 @@
+"""The behaviour suite: each test runs for both faces on each kind of server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import pytest
+
+from neverstale.testing.servers import Server
+from tests.behaviour.faces import KINDS, Face, open_faces
+
+
+class Make(Protocol):
+    def __call__(self, **options: Any) -> Face: ...
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+async def make(kind: Any, server: Server) -> AsyncIterator[Make]:
+    """Make a cache with the given options."""
+    async with open_faces(kind, server.url) as faces:
+        yield faces.make
+
+
+@pytest.fixture
+def face(make: Make) -> Face:
+    """A cache."""
+    return make()
+
+
+@pytest.fixture
+def other(make: Make, face: Face) -> Face:
+    """A second cache on the same Redis, as another process has one."""
+    return make()
