@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import redis.asyncio
 from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as TimedOut
 
 from neverstale.core.calls import DropSlot
 from neverstale.core.commands import TopologyView
@@ -33,6 +34,10 @@ __all__ = ["AsyncWire", "ClusterLanes", "SingleLane"]
 _UNDER_WAY = 4
 #: A batch is not joined beyond so many commands or keys, so that one reply does not hold up the event loop.
 _FULL = 1000
+
+
+#: A time limit that was noticed so much later than it ran out was noticed by an event loop that did not run.
+_STALLED = 1.5
 
 
 class AsyncWire(Protocol):
@@ -71,6 +76,7 @@ class Lane:
     def __init__(self, pool: Any, *, mget: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._pool = pool
+        self._limit: float | None = pool.connection_kwargs.get("socket_timeout")
         self._mget = mget
         self._waiting: deque[_Batch] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
@@ -119,10 +125,17 @@ class Lane:
         first = len(commands)
         for _, words in batch.calls:
             commands += words
+        began = self._loop.time()
         try:
             try:
                 replies = await self._converse(commands)
             except BrokenConnection:
+                replies = await self._converse(commands)
+            except TimedOut:
+                # When something else kept the event loop from running, the limit ran out with the reply waiting to
+                # be read: that is not Redis' fault, and no reason to send everybody to their loaders.
+                if not self._limit or self._loop.time() - began < _STALLED * self._limit:
+                    raise
                 replies = await self._converse(commands)
         except BaseException as error:
             batch.fail(error)
