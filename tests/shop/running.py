@@ -31,7 +31,7 @@ def environment(**settings: str) -> dict[str, str]:
     return {**base, "PYTHONPATH": path, "SHOP_ADMIN_PASSWORD": ADMIN["password"], "NO_COLOR": "1", **settings}
 
 
-def run(*arguments: str, timeout: float = 60, **settings: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the shop to its end."""
     return subprocess.run(
         [sys.executable, "-m", "shop", *arguments],
@@ -39,7 +39,7 @@ def run(*arguments: str, timeout: float = 60, **settings: str) -> subprocess.Com
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=60,
         check=False,
     )
 
