@@ -26,7 +26,7 @@ from .settings import Settings
 from .state import Shop
 from .web import Guarded, Measured, add_error_handlers
 
-__all__ = ["create_app"]
+__all__ = ["configure_logging", "create_app"]
 
 log = logging.getLogger("shop")
 
@@ -42,8 +42,15 @@ class KeptFiles(StaticFiles):
         return response
 
 
+def configure_logging() -> None:
+    """Write warnings and errors to stderr, each on a line of its own; leaves what is configured already."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the shop; settings come from the environment unless they are given."""
+    if settings is None:
+        configure_logging()
     chosen = settings or Settings.from_env()
 
     @asynccontextmanager

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -29,13 +30,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from neverstale import AsyncCache, InvalidationError
+from neverstale import Settings as Options
 
 from . import catalog
 from .db import Database
 from .settings import Settings
 from .views import CategoryView, ProductDetail, ProductPage, ProductQuery, ProductView
 
-__all__ = ["CATEGORIES", "PREFIX", "TTL", "VERSION", "CachedCatalog", "Note", "note", "product_tags"]
+__all__ = ["CATEGORIES", "PREFIX", "TTL", "VERSION", "CachedCatalog", "Note", "check", "note", "product_tags"]
 
 T = TypeVar("T")
 log = logging.getLogger("shop.caching")
@@ -87,17 +89,7 @@ class CachedCatalog:
         if not settings.cache_enabled:
             return cls(db, None)
         namespace = settings.namespace or f"shop-{await db.fact('id')}"
-        return cls(
-            db,
-            AsyncCache.from_url(
-                settings.redis_url,
-                namespace=namespace,
-                prefix=PREFIX,
-                version=VERSION,
-                ttl=TTL,
-                compress_above=COMPRESS_ABOVE,
-            ),
-        )
+        return cls(db, AsyncCache(_options(settings, namespace), prefix=PREFIX))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -224,6 +216,20 @@ class CachedCatalog:
             log.error("never invalidated: %s", ", ".join(self._owed))
         if self._cache is not None:
             await self._cache.close()
+
+
+def check(settings: Settings) -> None:
+    """Raise a `ValueError` of one line when a setting of the cache is wrong."""
+    if settings.cache_enabled:
+        _options(settings, settings.namespace or "shop")
+
+
+def _options(settings: Settings, namespace: str) -> Options:
+    """Return the cache's own settings: the shop's, and what the operator says in other `NEVERSTALE_` variables."""
+    environ = {**os.environ, "REDIS_URL": settings.redis_url}
+    return Options.from_env(
+        environ, namespace=namespace, version=VERSION, ttl=TTL, compress_above=COMPRESS_ABOVE
+    )
 
 
 def _noted(where: str) -> None:

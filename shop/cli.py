@@ -15,12 +15,13 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 import uvicorn
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy.exc import DBAPIError
 from uvicorn.supervisors import Multiprocess
 
+from . import caching
 from . import load as load_generator
+from .app import configure_logging
 from .caching import CachedCatalog
 from .db import UNREACHABLE, Database, explain
 from .seed import FULL, SMALL, seed, seeded_as
@@ -176,6 +177,7 @@ def warm_command(
 ) -> None:
     """Fill the cache with what is asked for first."""
     settings = _settings()
+    logging.getLogger("neverstale").setLevel(logging.ERROR)  # what goes wrong is said here, once
     if not settings.cache_enabled:
         out.print("The cache is off (CACHE_ENABLED=0): nothing to warm.")
         return
@@ -214,12 +216,11 @@ app.command(name="load")(load_generator.command)
 
 
 def _settings() -> Settings:
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
-    )
+    configure_logging()
     try:
         settings = Settings.from_env(os.environ)
         Database(settings.database_url)  # the URL is looked at; nothing is connected yet
+        caching.check(settings)
     except (SettingsError, ValueError) as error:
         _fail(str(error))
     return settings

@@ -43,7 +43,8 @@ def stars(rating: float | None, reviews: int) -> Markup:
     word = "review" if reviews == 1 else "reviews"
     return Markup(
         f'<span class="stars"><span class="row" role="img" aria-label="{rating:.1f} out of 5 stars">'
-        f'{_row(round(rating))}</span> <span class="n">{rating:.1f} ({reviews} {word})</span></span>'
+        f"{_row(round(rating))}</span> "
+        f'<span class="n">{rating:.1f} ({reviews}<span class="wide"> {word}</span>)</span></span>'
     )
 
 
