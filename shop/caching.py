@@ -83,8 +83,8 @@ class CachedCatalog:
     async def open(cls, db: Database, settings: Settings) -> CachedCatalog:
         """Make the catalogue; connects to nothing yet.
 
-        The namespace has the database's own id in it: two shops on one Redis must not show each other's goods. Whoever
-        sets another by `NEVERSTALE_NAMESPACE` gives each database its own.
+        The namespace has the database's own id in it: two shops on one Redis must not show each other's goods. A copy
+        of a database has the same id: on the same Redis give it another namespace by `NEVERSTALE_NAMESPACE`.
         """
         if not settings.cache_enabled:
             return cls(db, None)
@@ -175,7 +175,7 @@ class CachedCatalog:
         pause = 0.1
         while self._owed:
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 5.0)
+            pause = min(pause * 2, 1.0)
             owed = {tag: until for tag, until in self._owed.items() if until > clock()}
             if owed:
                 try:
@@ -212,9 +212,12 @@ class CachedCatalog:
             self._paying.cancel()
             with suppress(asyncio.CancelledError):
                 await self._paying
-        if self._owed:
-            log.error("never invalidated: %s", ", ".join(self._owed))
         if self._cache is not None:
+            if self._owed:
+                try:
+                    await self._cache.invalidate_tags(*self._owed)
+                except InvalidationError:
+                    log.error("never invalidated: %s", ", ".join(self._owed))
             await self._cache.close()
 
 

@@ -17,6 +17,7 @@ import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy.exc import DBAPIError
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from . import caching
@@ -141,7 +142,10 @@ def serve(
             if not server.started:
                 raise typer.Exit(1)
         else:
-            Multiprocess(config, [listening]).run()
+            supervisor = Multiprocess(config, [listening])
+            supervisor.run()
+            if any(each.exitcode == STARTUP_FAILURE for each in supervisor.processes):
+                raise typer.Exit(1)
     except KeyboardInterrupt:
         pass
 

@@ -88,7 +88,13 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", _set_pragmas)
             event.listen(self.engine.sync_engine, "begin", _begin)
-        self._readers = async_sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
+        # One snapshot for all statements of a page. SQLite's transactions are that anyway.
+        reading = (
+            self.engine
+            if self.is_sqlite
+            else self.engine.execution_options(isolation_level="REPEATABLE READ")
+        )
+        self._readers = async_sessionmaker(reading, expire_on_commit=False, autoflush=False)
         writing = self.engine.execution_options(shop_writes=True)  # the same pool
         self._writers = async_sessionmaker(writing, expire_on_commit=False)
 
@@ -97,7 +103,7 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that only reads, in one snapshot where the database has them."""
+        """Open a session that only reads, all in one snapshot."""
         async with self._readers() as session:
             yield session
 

@@ -118,10 +118,16 @@ async def _database(environ: dict[str, str], say: Console) -> AsyncIterator[Data
             say.print("Filling a database of its own ...")
             db = Database(environ["DATABASE_URL"])
             await seed(db, FULL, seed=1, admin_password="not used here")
+        if db.is_sqlite:  # the shops run elsewhere, where a relative path would be another one
+            environ["DATABASE_URL"] = _absolute(db)
         try:
             yield db
         finally:
             await db.close()
+
+
+def _absolute(db: Database) -> str:
+    return f"sqlite:///{Path(db.url.database or '').absolute()}"
 
 
 @contextlib.contextmanager
@@ -148,9 +154,8 @@ async def _shop(environ: dict[str, str], cache: str, workers: int) -> AsyncItera
             until = time.monotonic() + _START_LIMIT
             while not await is_up(port):
                 if process.poll() is not None or time.monotonic() > until:
-                    raise LoadError(
-                        f"the shop did not start: {' '.join(log.read_text(errors='replace').split())}"
-                    )
+                    said = " ".join(log.read_text(errors="replace").split())
+                    raise LoadError(f"the shop did not start: {said}")
                 await asyncio.sleep(0.05)
             yield port
         finally:
@@ -159,7 +164,12 @@ async def _shop(environ: dict[str, str], cache: str, workers: int) -> AsyncItera
 
 
 def _show(results: dict[str, Any], out: Console) -> None:
-    table = Table(title="The shop with its cache off and on", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title="The shop with its cache off and on",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("asked for", no_wrap=True)
     for mode in ("off", "on"):
         for column in ("req/s", "p50 ms", "p99 ms"):

@@ -28,6 +28,9 @@ class ProductData:
     price_cents: int
     stock: int
     category_id: int
+    stock_was: int | None = (
+        None  # what the form showed: a stock that was not changed there is left as it is now
+    )
 
 
 async def create(shop: Shop, data: ProductData) -> int:
@@ -63,7 +66,8 @@ async def update(shop: Shop, product_id: int, data: ProductData) -> None:
         product.name = data.name
         product.description = data.description
         product.price_cents = data.price_cents
-        product.stock = data.stock
+        if data.stock != data.stock_was:
+            product.stock = data.stock  # else customers may have bought some since the form was opened
         product.category_id = data.category_id
     # Invalidates: the product's page, all lists, those of its category (both, when it moved, and then the counts).
     tags = caching.product_tags(product_id, old_category, data.category_id)

@@ -188,7 +188,10 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 class Measured:
-    """Say in `Server-Timing` how long an answer took and in `Shop-Cache` what the cache did for it."""
+    """Say in `Server-Timing` how long an answer took and in `Shop-Cache` what the cache did for it.
+
+    A HEAD is answered as the GET that it stands for, without the body.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -199,6 +202,9 @@ class Measured:
             return
         began = perf_counter()
         mine = Note(began)
+        bodiless = scope["method"] == "HEAD"
+        if bodiless:
+            scope = {**scope, "method": "GET"}
         token = note.set(mine)
 
         async def sending(message: Message) -> None:
@@ -212,6 +218,8 @@ class Measured:
                 )
                 if mine.not_invalidated:
                     headers.append((b"warning", _NOT_INVALIDATED))
+            elif bodiless:
+                message = {**message, "body": b""}
             await send(message)
 
         try:

@@ -44,9 +44,9 @@ class ProductInput(BaseModel):
     stock: Annotated[int, Field(ge=0, le=1_000_000)]
     category_id: Annotated[int, Field(ge=1, le=MAX_ID)]
 
-    def data(self) -> ProductData:
+    def data(self, stock_was: int | None = None) -> ProductData:
         """Return it for the catalogue."""
-        return ProductData(**self.model_dump())
+        return ProductData(**self.model_dump(), stock_was=stock_was)
 
 
 class ReviewInput(BaseModel):

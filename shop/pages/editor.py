@@ -22,7 +22,7 @@ router = APIRouter(prefix="/admin/products", include_in_schema=False)
 
 Given = Annotated[str, Form(max_length=6000)]
 _SAID = {"created": "The product was added.", "saved": "Saved.", "deleted": "The product was deleted."}
-_EMPTY = {"name": "", "description": "", "price": "", "stock": "0", "category_id": ""}
+_EMPTY = {"name": "", "description": "", "price": "", "stock": "0", "category_id": "", "stock_was": ""}
 _LABELS = {
     "name": "The name",
     "description": "The description",
@@ -65,7 +65,7 @@ async def create_product(
     category_id: Given = "",
 ) -> Response:
     """Add a product."""
-    given = _given(name, description, price, stock, category_id)
+    given = _given(name, description, price, stock, category_id, "")
     checked, problems = _check(given)
     if checked is None:
         return await _form(request, shop, admin, None, given, problems, 422)
@@ -88,6 +88,7 @@ async def edit_product(
         "price": f"{product.price_cents // 100}.{product.price_cents % 100:02}",
         "stock": str(product.stock),
         "category_id": str(product.category_id),
+        "stock_was": str(product.stock),
     }
     return await _form(request, shop, admin, product.id, given, {}, said=_SAID.get(said))
 
@@ -103,15 +104,16 @@ async def save_product(
     price: Given = "",
     stock: Given = "",
     category_id: Given = "",
+    stock_was: Given = "",
 ) -> Response:
     """Change a product."""
     number = _number(product_id)
-    given = _given(name, description, price, stock, category_id)
+    given = _given(name, description, price, stock, category_id, stock_was)
     checked, problems = _check(given)
     if checked is None:
         return await _form(request, shop, admin, number, given, problems, 422)
     try:
-        await products.update(shop, number, checked.data())
+        await products.update(shop, number, checked.data(int(stock_was) if stock_was.isdecimal() else None))
     except NotFound:
         raise
     except ShopError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -154,10 +155,11 @@ def test_force_forgets_what_was_cached(new_database: Callable[[str], str], redis
 def test_load_generator(
     module: list[str], new_database: Callable[[str], str], redis_server: RedisServer
 ) -> None:
-    """One run measures the shop off and on, and gives figures for programs."""
+    """One run measures the shop off and on, and gives figures for programs; the database may be a relative path."""
+    relative = os.path.relpath(new_database("sqlite").removeprefix("sqlite:///"), ROOT)
     said = subprocess.run(
         [sys.executable, "-m", *module, "--seconds", "0.2", "--rounds", "1", "--connections", "4", "--json"],
-        env=environment(DATABASE_URL=new_database("sqlite"), REDIS_URL=redis_server.url),
+        env=environment(DATABASE_URL=f"sqlite:///{relative}", REDIS_URL=redis_server.url),
         cwd=ROOT,
         capture_output=True,
         text=True,

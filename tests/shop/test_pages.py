@@ -161,6 +161,31 @@ def test_editor(shop: RunningShop) -> None:
     assert admin.post(edit, data=given, headers=HTML).status_code == 404
 
 
+def test_editor_does_not_bring_back_what_was_sold(shop: RunningShop) -> None:
+    """Who changes a price does not undo the orders that came in since the form was opened."""
+    number = shop.product(stock=10)
+    path = f"/admin/products/{number}"
+    form = dict(re.findall(r'<input[^>]* name="(\w+)"[^>]* value="([^"]*)"', shop.admin.get(path).text))
+    form = {**form, "description": "", "category_id": "7", "price": "9.99"}
+    shop.customer().post("/api/orders", json={"lines": [{"product_id": number, "quantity": 4}]})
+
+    assert shop.admin.post(path, data=form).status_code == 303
+    after = shop.client().get(f"/api/products/{number}").json()
+    assert (after["stock"], after["price_cents"]) == (6, 999)
+    assert shop.admin.post(path, data={**form, "stock": "20"}).status_code == 303
+    assert shop.client().get(f"/api/products/{number}").json()["stock"] == 20
+
+
+@pytest.mark.parametrize("path", ["/", "/products/1", "/api/products/1", "/nothing"])
+def test_head(client: httpx.Client, path: str) -> None:
+    """A HEAD is answered like the GET, without the body."""
+    head, full = client.head(path), client.get(path)
+
+    assert head.status_code == full.status_code
+    assert head.content == b""
+    assert abs(int(head.headers["content-length"]) - len(full.content)) < 20  # the footer's time
+
+
 def test_pages_are_marked_up_well(shop: RunningShop) -> None:
     """One main heading, one main landmark, a language, a label for every field, no id twice."""
     admin = shop.admin
