@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from itertools import count
@@ -77,7 +78,7 @@ class RunningShop:
         self.namespace = namespace or f"test-{os.getpid()}-{next(_numbers)}"
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
-        self.log = Path(os.environ.get("TMPDIR", "/tmp")) / f"shop-test-{os.getpid()}-{self.port}.log"
+        self.log = Path(tempfile.gettempdir()) / f"shop-test-{os.getpid()}-{self.port}.log"
         self._clients = ExitStack()
         self._admin: httpx.Client | None = None
         self._process = spawn(
