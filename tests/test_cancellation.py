@@ -273,9 +273,6 @@ def test_what_ends_a_thread_is_for_that_thread_alone(threaded: Cache) -> None:
     assert (len(ended), found) == (1, ["own"])
 
 
-@pytest.mark.xfail(
-    raises=RuntimeError, reason="a flow is a generator, and may not raise StopIteration", strict=True
-)
 def test_a_loader_that_raises_stop_iteration(threaded: Cache) -> None:
     """Even this exception of a loader comes as it is, as from `next(row for row in rows if ...)`."""
     with pytest.raises(StopIteration):

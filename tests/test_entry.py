@@ -78,8 +78,7 @@ def test_round_trip(value: dict[str, Any]) -> None:
         "payload": bytes(entry.payload),
     }
     assert found == {**value, "cost": min(value["cost"], 2**32 - 1)}
-    assert (entry.is_lease, entry.token, token_of(entry.head)) == (False, NO_TOKEN, None)
-    assert entry.head == raw[:HEAD]
+    assert (entry.is_lease, entry.token, token_of(raw[:HEAD])) == (False, NO_TOKEN, None)
 
 
 @given(st.binary(min_size=TOKEN_BYTES, max_size=TOKEN_BYTES).filter(lambda token: token != NO_TOKEN))
@@ -88,7 +87,7 @@ def test_round_trip_of_a_lease(token: bytes) -> None:
     raw = placeholder(token)
     entry = parse(raw)
     assert entry is not None
-    assert (entry.is_lease, entry.token, token_of(entry.head), len(raw)) == (True, token, token, HEAD)
+    assert (entry.is_lease, entry.token, token_of(raw[:HEAD]), len(raw)) == (True, token, token, HEAD)
 
 
 def test_the_payload_is_not_copied() -> None:

@@ -176,10 +176,6 @@ SNIPPETS = {
             reveal_type(acache.stats())  # is dict[str, CounterSnapshot]
     """,
 }
-DEFECTS = {
-    "loads by coroutines": "mypy solves `Callable[[], Awaitable[T]] | Callable[[], T]` by no T: it needs overloads",
-}
-
 Said = Mapping[str, list[tuple[int, str]]]
 
 
@@ -208,15 +204,7 @@ def plain(kind: str) -> str:
     return re.sub(r"(?:Union|Optional)\[([^][]+)\]", lambda found: found[1].replace(", ", " | "), kind)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=DEFECTS[name], strict=True))
-        if name in DEFECTS
-        else name
-        for name in SNIPPETS
-    ],
-)
+@pytest.mark.parametrize("name", SNIPPETS)
 def test_snippet(said: Said, name: str) -> None:
     """Each line has the type that its comment says, and is refused where the comment says so."""
     source = (textwrap.dedent(HEAD) + textwrap.dedent(SNIPPETS[name])).splitlines()

@@ -47,7 +47,11 @@ __all__ = [
     "escape_glob",
 ]
 
-for _name in __all__:
-    # Tracebacks, documentation and pickles name the public place, wherever a thing is defined.
-    globals()[_name].__module__ = __name__
-del _name
+
+def _make_public(names: list[str]) -> None:
+    """Let tracebacks, documentation and pickles name the public place, wherever a thing is defined."""
+    for name in names:
+        globals()[name].__module__ = __name__
+
+
+_make_public(__all__)

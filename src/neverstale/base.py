@@ -16,10 +16,12 @@ from typing import Any, Final, TypeAlias
 
 from neverstale.codecs import TEXT_CODEC, Codec, Undecodable, json_codec
 from neverstale.config import Settings
-from neverstale.core.commands import Flow
+from neverstale.core.commands import Flow, Given
 from neverstale.core.keys import Keys, check_tags
-from neverstale.core.lease import Plan, Sealed, resolve, store
+from neverstale.core.plan import Plan, Sealed
 from neverstale.core.policy import Seen, State, TagMemory, examine
+from neverstale.core.read import resolve
+from neverstale.core.store import store
 from neverstale.counters import Counters, CounterSnapshot
 from neverstale.drive.announce import Announcer
 from neverstale.errors import UsageError
@@ -169,6 +171,16 @@ class BaseCache:
         counters.misses += 1
         return MISS
 
+    def _missed(self, seen: Seen) -> Seen:
+        """Return what a read saw as the flow is to take it: a value that was of no use is not to be tried again."""
+        return seen.unusable() if seen.state in (State.FRESH, State.STALE) else seen
+
+    @staticmethod
+    def _give(given: Given) -> Any:
+        if given.error is not None:
+            raise given.error
+        return given.value
+
     # --- the rest --------------------------------------------------------------------------------------------
 
     def _entries(self, keys: Iterable[str]) -> dict[str, str]:
@@ -185,14 +197,14 @@ class BaseCache:
 
     def _write(
         self, mapping: Mapping[str, Any], ttl: Ttl | None, tags: Iterable[str], sealer: ValueSealer
-    ) -> Flow[None]:
+    ) -> Flow[int]:
         """Return the flow that sets values; those that are too large it deletes, so that no older one stays."""
         given = tags_of(tags)
         ttl_ms = self._ttl_ms(ttl)
         writes: list[tuple[str, Sealed, tuple[str, ...]]] = []
         too_large = []
         for key, value in mapping.items():
-            entry, sealed = self._keys.entry(key), sealer.seal(value)
+            entry, sealed = self._keys.entry(key), sealer.write(value)
             if sealed.size <= self._settings.max_value_bytes:
                 writes.append((entry, sealed, given))
             else:
@@ -232,7 +244,7 @@ def _milliseconds(name: str, value: object) -> int:
         raise UsageError(
             f"{name} is a number of seconds or a timedelta, not {type(value).__name__}: {value!r}"
         )
-    if not (math.isfinite(seconds) and seconds > 0):
+    if not 0 < seconds < math.inf:
         raise UsageError(f"{name} is longer than nothing and not endless: {value!r}")
     # What is shorter than Redis can tell lives as short as it can.
     return max(1, round(min(seconds, 1e9) * 1000))

@@ -14,6 +14,7 @@ from neverstale.core import lease
 from neverstale.core.keys import Keys
 from neverstale.core.patterns import invalidate_keys, invalidate_pattern
 from neverstale.core.policy import Seen, State, TagMemory
+from neverstale.core.read import read_many
 from neverstale.core.tags import invalidate_tags
 from neverstale.decorate import Cached
 from neverstale.drive.announce import Announcer
@@ -21,6 +22,7 @@ from neverstale.drive.clients import shared
 from neverstale.drive.listen import listening
 from neverstale.drive.threads import ThreadDriver
 from neverstale.errors import InvalidationError, RedisUnavailable
+from neverstale.events import ConnectionEvent, Events
 from neverstale.health import Health, health
 from neverstale.receipt import Receipt
 from neverstale.sealing import ValueSealer
@@ -41,7 +43,9 @@ class Cache(BaseCache):
     def __init__(self, settings: Settings | None = None, *, prefix: str = "") -> None:
         settings = settings or Settings.from_env()
         self._connections = shared(settings)
-        events = self._connections.events
+        # Connections are shared by all caches on one Redis; what is invalidated concerns one cache.
+        events = Events()
+        self._deaf = self._connections.events.subscribe(events.tell, ConnectionEvent)
         announcer = Announcer(events, Keys(settings.namespace, settings.version, "").channel)
         super().__init__(Shared(settings, events, announcer, TagMemory(), {}), prefix)
         self._driver = ThreadDriver(self._connections, announcer)
@@ -82,6 +86,7 @@ class Cache(BaseCache):
         view = object.__new__(type(self))
         BaseCache.__init__(view, self._shared, prefix)
         view._connections = self._connections
+        view._deaf = self._deaf
         view._driver = self._driver
         return view
 
@@ -148,7 +153,7 @@ class Cache(BaseCache):
         if not names:
             return {}
         try:
-            flow = lease.read_many(tuple(names.values()), self._keys, self._memory)
+            flow = read_many(tuple(names.values()), self._keys, self._memory)
             found = self._driver.run(flow, self._counters)
         except RedisUnavailable:
             self._counters.misses += len(names)
@@ -245,7 +250,7 @@ class Cache(BaseCache):
             InvalidationError: Redis could not be reached; what is there may still be served.
         """
         entry = self._keys.entry(key)
-        return self._invalidate("key", (key,), invalidate_keys((key,), (entry,)))
+        return self._invalidate("key", (key,), invalidate_keys((key,), (entry,), self._keys))
 
     def invalidate_pattern(self, pattern: str) -> Receipt:
         """Invalidate every entry under this prefix whose key matches a glob: `*`, `?`, `[a-z]`.
@@ -299,6 +304,7 @@ class Cache(BaseCache):
         """Wait for refreshes that are running, and let go of the connections. All views close together."""
         self._driver.close()
         self._connections.close()
+        self._deaf()
 
     def __enter__(self) -> Self:
         return self
@@ -354,15 +360,17 @@ class Cache(BaseCache):
                         self._counters,
                     )
                 return value
+            seen = self._missed(seen)
         plan = self._plan(entry, load, ttl_ms, tags, sealer, soft_ms)
-        return self._driver.run(lease.get_or_load(plan, seen, self._memory, self._counters), self._counters)
+        flow = lease.get_or_load(plan, seen, self._memory, self._counters)
+        return self._give(self._driver.run(flow, self._counters))
 
     def _set(
         self, mapping: Mapping[str, Any], ttl: Ttl | None, tags: Iterable[str], sealer: ValueSealer
     ) -> None:
         flow = self._write(mapping, ttl, tags, sealer)
         try:
-            self._driver.run(flow, self._counters)
+            self._counters.sets_dropped += self._driver.run(flow, self._counters)
         except RedisUnavailable:
             self._lost(mapping)
 

@@ -316,11 +316,11 @@ class Settings:
     # 2 s: invalidations and scans must arrive; this outlasts a slow script, a fork for a snapshot, a lost
     # packet or two.
     patient_timeout: float = 2.0
-    # 30 s: longer than a web request's load takes, and how long a key stays unfilled after its loader's
-    # process died.
-    lease_ttl: float = 30.0
-    # 10 s: below the 30 s after which proxies commonly give up, with time left for loading oneself.
-    wait_limit: float = 10.0
+    # 10 s: longer than a web request's load takes, for what takes longer is not stored; and how long a key stays
+    # unfilled after its loader's process died.
+    lease_ttl: float = 10.0
+    # 5 s: below the 30 s after which proxies commonly give up, with time left for loading oneself.
+    wait_limit: float = 5.0
     # 64 connections for each kind of use, made as they are needed: as many as servers commonly have threads (AnyIO has
     # 40). An event loop needs few, for its reads travel together.
     pool_size: int = 64

@@ -6,8 +6,11 @@ The decorated function is an object that can be called, with `invalidate(*args)`
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import sys
+import types
 import typing
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
@@ -27,6 +30,25 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 T = TypeVar("T")
 S = TypeVar("S")
+
+
+def _mark_awaitable(func: Any) -> None:
+    """Let frameworks know that what this returns is to be awaited; before Python 3.12 they look at `__call__`."""
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(func)
+
+
+def _returned(func: Callable[..., Any]) -> Any:
+    """Return what a function's annotation says it returns; `Any` where it says nothing, or nothing to be found."""
+    try:
+        return typing.get_type_hints(func, include_extras=True).get("return", Any)
+    except (NameError, TypeError, AttributeError):
+        # Another annotation names what is imported for type checkers only: look at this one alone.
+        with contextlib.suppress(NameError, TypeError, AttributeError, KeyError):
+            alone = type("Alone", (), {"__annotations__": {"return": func.__annotations__["return"]}})
+            space = getattr(inspect.unwrap(func), "__globals__", {})
+            return typing.get_type_hints(alone, globalns=space, include_extras=True)["return"]
+        return Any
 
 
 class _Recipe:
@@ -58,10 +80,7 @@ class _Recipe:
         """What encodes the values; made at the first call, when all names of annotations are defined."""
         kind = self._kind
         if kind is None:
-            try:
-                kind = typing.get_type_hints(self._func, include_extras=True).get("return", Any)
-            except (NameError, TypeError):  # a name that is imported for type checkers only
-                kind = Any
+            kind = _returned(self._func)
         return self._cache._sealer(kind)
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -125,10 +144,9 @@ class BoundCached(Generic[P, T]):
     """A cached method of one object."""
 
     def __init__(self, cached: Cached[..., T], instance: Any) -> None:
+        functools.update_wrapper(self, types.MethodType(cached._func, instance))
         self._cached = cached
         self.__self__ = instance
-        self.__name__ = cached._func.__name__
-        self.__doc__ = cached.__doc__
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what the method returns for these arguments, from the cache where it is there."""
@@ -151,10 +169,7 @@ class AsyncCached(Generic[P, T]):
             name = getattr(func, "__qualname__", repr(func))
             raise UsageError(f"{name} is not a coroutine function: write async def, or use Cache for it")
         functools.update_wrapper(self, func)
-        if hasattr(
-            inspect, "markcoroutinefunction"
-        ):  # Python 3.12: frameworks ask whether to await what we return
-            inspect.markcoroutinefunction(self)
+        _mark_awaitable(self)
         self._cache = cache
         self._func = func
         self._recipe = _Recipe(cache, func, *options)
@@ -197,12 +212,10 @@ class BoundAsyncCached(Generic[P, T]):
     """A cached coroutine method of one object."""
 
     def __init__(self, cached: AsyncCached[..., T], instance: Any) -> None:
+        functools.update_wrapper(self, types.MethodType(cached._func, instance))
         self._cached = cached
         self.__self__ = instance
-        self.__name__ = cached._func.__name__
-        self.__doc__ = cached.__doc__
-        if hasattr(inspect, "markcoroutinefunction"):
-            inspect.markcoroutinefunction(self)
+        _mark_awaitable(self)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what the method returns for these arguments, from the cache where it is there."""

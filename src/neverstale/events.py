@@ -62,6 +62,8 @@ class InvalidationEvent:
     # The id of the process that did it.
     origin: str
     reason: str | None = None
+    # Of the view that keys and patterns are to be read under.
+    prefix: str = ""
 
     def encode(self) -> bytes:
         """Write the event as JSON, for Redis to publish."""
@@ -137,6 +139,10 @@ class Events:
             _log_invalidation(event, logging.DEBUG if remote else logging.INFO)
         else:
             self._log_connection(event)
+        self.tell(event)
+
+    def tell(self, event: Event) -> None:
+        """Tell the subscribers of an event that has been logged already."""
         for subscriber in self._subscribers:
             if isinstance(event, subscriber.types):
                 try:
@@ -212,5 +218,6 @@ def _log_invalidation(event: InvalidationEvent, level: int) -> None:
             "cache_duration": event.duration,
             "cache_origin": event.origin,
             "cache_reason": event.reason,
+            "cache_prefix": event.prefix,
         },
     )

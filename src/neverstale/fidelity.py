@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from neverstale.shapes import field_names
 
-__all__ = ["what_is_lost"]
+__all__ = ["what_is_lost", "what_is_not_finite"]
 
 _Found = tuple[str, str] | None  # where below this value, and what is said about it
 
@@ -95,6 +95,12 @@ def _in_dict(value: dict[Any, Any], settled: dict[Any, Any], *, exact: bool) -> 
         if (found := compare(each, settled_each)) is not None:
             return f"[{key!r}]{found[0]}", found[1]
     return None
+
+
+def what_is_not_finite(value: object) -> str | None:
+    """Give a sentence about the first NaN or infinity in a value: JSON has null for them; None if there is none."""
+    found = _not_finite(value)
+    return None if found is None else f"${found[0]} {found[1]}"
 
 
 def _not_finite(value: Any) -> _Found:

@@ -81,13 +81,11 @@ class Flights(Generic[E]):
             run if it has the caller's token: after the other has ended, by `begin`.
         """
         with self._lock:
-            running = self._running.get(entry)
-            if running is None:
-                flight = self._running[entry] = Flight(entry, token, self._event())
-                return flight, None
-            waiting = self._next.get(entry)
+            running, waiting = self._running.get(entry), self._next.get(entry)
             if waiting is None:
-                waiting = self._next[entry] = Flight(entry, token, self._event())
+                waiting = Flight(entry, token, self._event())
+                # Who waits already begins before anybody who comes now.
+                (self._running if running is None else self._next)[entry] = waiting
             return waiting, running
 
     def begin(self, flight: Flight[E]) -> Flight[E] | None:

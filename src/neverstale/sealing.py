@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from neverstale.codecs import Codec, Payload, pack, settle, unpack
+from neverstale.codecs import JSON, Codec, Payload, Undecodable, pack, settle, unpack
 from neverstale.core.entry import Entry
+from neverstale.core.plan import Sealed
+from neverstale.errors import EncodingError
+from neverstale.fidelity import what_is_not_finite
 
 __all__ = ["SealedValue", "ValueSealer"]
 
@@ -28,6 +31,11 @@ class SealedValue:
         if self._packed is None:
             self._packed = pack(self._codec, self._body, self._compress_above)
         return self._packed
+
+    @property
+    def body(self) -> bytes:
+        """The encoded value, not compressed."""
+        return self._body
 
     @property
     def size(self) -> int:
@@ -73,8 +81,24 @@ class ValueSealer:
         settled, body = settle(self.codec, value)
         return SealedValue(settled, self.codec.ident, body, self.compress_above)
 
+    def write(self, value: Any) -> SealedValue:
+        """Encode a value that nobody is given back."""
+        body = self.codec.encode(value)
+        if b"null" in body and (wrong := what_is_not_finite(value)) is not None:
+            raise EncodingError(f"a value of type {type(value).__qualname__} cannot be stored: {wrong}")
+        return SealedValue(value, self.codec.ident, body, self.compress_above)
+
+    def share(self, sealed: Sealed) -> Any:
+        """Decode what another has sealed, so that no two readers get the same object; raises `Undecodable`."""
+        return self._decode(sealed.body)
+
     def open(self, entry: Entry) -> Any:
-        """Decode what an entry holds; raises `Undecodable`."""
+        """Decode what an entry holds; raises `Undecodable`.
+
+        Text is read from JSON as it stands there, and JSON from text that is JSON.
+        """
+        if entry.codec > JSON:
+            raise Undecodable(f"codec {entry.codec} is not known")
         if not entry.compression:
             return self._decode(entry.payload)
         return self._decode(unpack(entry.compression, entry.payload, self.max_value_bytes))

@@ -15,6 +15,10 @@ class Make(Protocol):
     def __call__(self, **options: Any) -> Face: ...
 
 
+#: For what is decided before Redis is asked, so that the kind of server makes no difference.
+on_one_server = pytest.mark.parametrize("server", ["redis"], indirect=True)
+
+
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     found: str = request.param

@@ -13,7 +13,7 @@ import pytest
 from neverstale import EncodingError, UsageError
 from neverstale.core.entry import LEASE
 from neverstale.testing.servers import Server
-from tests.behaviour.conftest import Make
+from tests.behaviour.conftest import Make, on_one_server
 from tests.behaviour.faces import Face, until
 
 
@@ -54,6 +54,7 @@ async def test_none_is_cached(face: Face) -> None:
     assert loader.calls == 1
 
 
+@on_one_server
 async def test_a_miss_returns_what_a_hit_does(face: Face) -> None:
     """Loaded or cached, a value comes as its type."""
     loader = face.loader(PRODUCT)
@@ -62,6 +63,7 @@ async def test_a_miss_returns_what_a_hit_does(face: Face) -> None:
     assert loader.calls == 1
 
 
+@on_one_server
 async def test_the_loaders_own_object_is_not_handed_out(face: Face) -> None:
     """What a caller does to the value that it got, the loader's own does not feel."""
     mine = [1]
@@ -92,6 +94,7 @@ async def test_a_value_that_cannot_be_stored(face: Face, server: Server) -> None
     assert server.keys() == []
 
 
+@on_one_server
 async def test_a_loader_is_called(face: Face) -> None:
     """A value in the loader's place is refused, with a word about how to write it."""
     with pytest.raises(UsageError, match="lambda"):
@@ -120,7 +123,6 @@ async def test_a_value_that_no_longer_fits_is_loaded_anew(face: Face) -> None:
     assert face.stats().decode_errors >= 1
 
 
-@pytest.mark.xfail(reason="decoded, and counted, by the cache and once more by the flow", strict=True)
 async def test_a_value_that_no_longer_fits_is_counted_once(face: Face) -> None:
     """One read of a value that does not fit is one decode error."""
     await face.set_json("k", {"id": 5})
@@ -181,9 +183,6 @@ async def test_loads_of_different_keys_run_beside_each_other(face: Face) -> None
     assert await reader == "slow"
 
 
-@pytest.mark.xfail(
-    reason="those who joined a load get the one object that was decoded for its leader", strict=True
-)
 async def test_readers_do_not_share_an_object(face: Face) -> None:
     """What one reader does to the value that it got, another's does not feel, though they shared the load."""
     loader = face.loader([1], held=True)
@@ -197,7 +196,6 @@ async def test_readers_do_not_share_an_object(face: Face) -> None:
     assert theirs == [1]
 
 
-@pytest.mark.xfail(reason="those who joined a load get the leader's type", strict=True)
 async def test_readers_get_their_own_type(face: Face) -> None:
     """Of two readers who share a load, each gets the type that it asked for, as on a hit."""
     loader = face.loader(PRODUCT, held=True)
@@ -361,7 +359,6 @@ async def test_who_waits_too_long_loads_without_filling(face: Face, make: Make, 
     assert await impatient.get_json("k") == "slow"
 
 
-@pytest.mark.xfail(reason="Join waits without a limit", strict=True)
 async def test_who_waits_too_long_in_the_same_process(make: Make) -> None:
     """The limit of waiting holds for a load of the same process as well."""
     face = make(wait_limit=0.1)

@@ -13,6 +13,7 @@ import pytest
 
 from neverstale import KeyingError, UsageError, add_tags
 from neverstale.testing.servers import Server
+from tests.behaviour.conftest import on_one_server
 from tests.behaviour.faces import Face, FaceCached, until
 from tests.behaviour.test_soft_ttl import SOFT
 
@@ -91,6 +92,7 @@ class Branch:
     tagged: ClassVar[Any]
 
 
+@on_one_server
 async def test_a_call_is_loaded_once(face: Face, other: Face) -> None:
     """The function runs for the first call; the same call in any process has its result, of its type."""
     cached, elsewhere = face.cached(product), other.cached(product)
@@ -98,6 +100,7 @@ async def test_a_call_is_loaded_once(face: Face, other: Face) -> None:
     assert calls == [(5, "en", False)]
 
 
+@on_one_server
 async def test_the_same_call_written_differently(face: Face) -> None:
     """Defaults and keywords make no difference where they make none to the function."""
     cached = face.cached(product)
@@ -110,6 +113,7 @@ async def test_the_same_call_written_differently(face: Face) -> None:
     assert len(calls) == 3
 
 
+@on_one_server
 async def test_different_calls_never_share_a_value(face: Face) -> None:
     """Arguments that differ, also only by their type, have values of their own."""
     cached = face.cached(plain)
@@ -151,6 +155,7 @@ async def test_different_calls_never_share_a_value(face: Face) -> None:
     assert len(calls) == len(different) == len({cached.key(*args, **kwargs) for args, kwargs in different})
 
 
+@on_one_server
 async def test_functions_never_share_a_value(face: Face) -> None:
     """Two functions with the same arguments have values of their own."""
     first, second = face.cached(nothing), face.cached(names_tags)
@@ -158,6 +163,7 @@ async def test_functions_never_share_a_value(face: Face) -> None:
     assert await second("a") == "a"
 
 
+@on_one_server
 async def test_none_and_exceptions(face: Face) -> None:
     """None is cached, an exception is not."""
     silent, broken = face.cached(nothing), face.cached(failing)
@@ -181,6 +187,7 @@ async def test_invalidate(face: Face, other: Face) -> None:
     assert [number for number, _, _ in calls] == [5, 6, 5]
 
 
+@on_one_server
 async def test_the_key(face: Face, server: Server) -> None:
     """The key tells the function and the arguments, and is that of the entry."""
     view = face.with_prefix("calls:")
@@ -192,6 +199,7 @@ async def test_the_key(face: Face, server: Server) -> None:
     assert await view.get_json(key, Product) == Product(5, dt.date(2026, 1, 5))
 
 
+@on_one_server
 async def test_a_key_of_ones_own(face: Face, server: Server) -> None:
     """A function of the same arguments may make the key."""
     cached = face.cached(product, key=lambda number, lang="en", **_: f"product:{number}:{lang}")
@@ -243,13 +251,14 @@ async def test_ttls(face: Face, server: Server) -> None:
     await until(lambda: len(calls) >= 2)
 
 
+@on_one_server
 async def test_a_type_given(face: Face) -> None:
     """The type of the values may be given; by default it is what the function's annotation says."""
     cached = face.cached(plain, type=tuple[str, str])
     assert [await cached(), await cached()] == [("()", "{}"), ("()", "{}")]
 
 
-@pytest.mark.xfail(reason="one annotation that cannot be resolved, and all are taken for Any", strict=True)
+@on_one_server
 async def test_an_annotation_for_type_checkers_only(face: Face) -> None:
     """The type is found though another annotation names what only type checkers import."""
     cached = face.cached(with_session, key=lambda session, number: f"product:{number}")
@@ -275,6 +284,7 @@ def decorated(face: Face) -> Any:
     return Branch
 
 
+@on_one_server
 async def test_methods(face: Face) -> None:
     """`self` is part of the key of a method's call; `invalidate` and `key` are called without it."""
     branch = decorated(face)
@@ -289,6 +299,7 @@ async def test_methods(face: Face) -> None:
     assert calls == [("north", 5), ("south", 5), ("north", 5)]
 
 
+@on_one_server
 async def test_tags_of_methods(face: Face) -> None:
     """A function that makes tags is given `self`, as the method is."""
     branch = decorated(face)
@@ -296,6 +307,7 @@ async def test_tags_of_methods(face: Face) -> None:
     assert (await face.invalidate_tag("north")).removed == 1
 
 
+@on_one_server
 async def test_a_method_of_an_object_without_a_key(face: Face) -> None:
     """An object with only an address cannot be part of a key: an error that names it and says what to do."""
 
@@ -311,6 +323,7 @@ async def test_a_method_of_an_object_without_a_key(face: Face) -> None:
 # --- errors, and what is kept -------------------------------------------------------------------------------------
 
 
+@on_one_server
 async def test_arguments_without_a_key(face: Face, server: Server) -> None:
     """An argument that has no stable key is a clear error before anything is done, nested or not."""
     cached = face.cached(plain)
@@ -321,6 +334,7 @@ async def test_arguments_without_a_key(face: Face, server: Server) -> None:
     assert (calls, server.keys()) == ([], [])
 
 
+@on_one_server
 async def test_wrong_arguments(face: Face) -> None:
     """A call that the function would refuse is refused with its own error."""
     cached = face.cached(product)
@@ -329,6 +343,7 @@ async def test_wrong_arguments(face: Face) -> None:
             await call(5, lamp=1)
 
 
+@on_one_server
 async def test_wrong_options(face: Face) -> None:
     """A wrong option is found where the function is decorated."""
     wrong: list[dict[str, Any]] = [
@@ -343,6 +358,7 @@ async def test_wrong_options(face: Face) -> None:
             face.cached(product, **options)
 
 
+@on_one_server
 async def test_wrong_tags_of_arguments(face: Face) -> None:
     """A function that makes tags must return several texts."""
     cached = face.cached(product, tags=lambda number: "text")
@@ -350,6 +366,7 @@ async def test_wrong_tags_of_arguments(face: Face) -> None:
         await cached(5)
 
 
+@on_one_server
 async def test_a_wrong_key_of_ones_own(face: Face) -> None:
     """A function that makes keys must return text."""
     cached = face.cached(product, key=lambda number: number)
@@ -357,12 +374,14 @@ async def test_a_wrong_key_of_ones_own(face: Face) -> None:
         await cached(5)
 
 
+@on_one_server
 async def test_the_other_kind_of_function(face: Face) -> None:
     """A coroutine function on the synchronous face, or a plain one on the other, is an error that says so."""
     with pytest.raises(UsageError, match="AsyncCache" if face.kind == "sync" else "async def"):
         face.cache.cached()(inspect.unwrap(product) if face.kind == "async" else asyncio.sleep)
 
 
+@on_one_server
 async def test_functions_without_a_name_of_their_own(face: Face) -> None:
     """Lambdas and inner functions may share a name, so they need a key."""
 
@@ -375,6 +394,7 @@ async def test_functions_without_a_name_of_their_own(face: Face) -> None:
     assert await face.cached(inner, key=lambda number: f"inner:{number}")(5) == 5
 
 
+@on_one_server
 def test_what_is_kept(face: Face) -> None:
     """Name, docstring and signature are those of the function, and frameworks see what kind of function it is."""
     cached: FaceCached = face.cached(product)
@@ -387,7 +407,7 @@ def test_what_is_kept(face: Face) -> None:
         assert inspect.iscoroutinefunction(function) == (face.kind == "async")
 
 
-@pytest.mark.xfail(reason="BoundCached has no signature of its own", strict=True)
+@on_one_server
 def test_what_is_kept_of_a_method(face: Face) -> None:
     """A cached method of an object has the name, the docstring and the signature of the method."""
     bound = decorated(face)("north").price

@@ -9,7 +9,7 @@ import pytest
 
 from neverstale import ConnectionEvent, CounterSnapshot
 from neverstale.testing.servers import Server
-from tests.behaviour.conftest import Make
+from tests.behaviour.conftest import Make, on_one_server
 from tests.behaviour.faces import Face, until
 
 TIMES = {"redis_seconds", "load_seconds"}
@@ -75,6 +75,7 @@ async def test_a_fill_that_is_dropped(face: Face) -> None:
     assert counted(face) == {"misses": 1, "loads": 1, "fills_dropped": 1, "invalidations": 1}
 
 
+@on_one_server
 async def test_time_spent(face: Face) -> None:
     """The time spent in Redis and in loaders is counted apart."""
     loader = face.loader(1, held=True)
@@ -92,6 +93,7 @@ async def test_time_spent(face: Face) -> None:
     assert face.stats().load_seconds == stats.load_seconds
 
 
+@on_one_server
 async def test_counters_by_prefix(face: Face, other: Face) -> None:
     """Each prefix has its own figures, shared by all its views; another cache has others."""
     api, same = face.with_prefix("api:"), face.with_prefix("api:")
@@ -136,6 +138,7 @@ async def test_health(face: Face, server: Server) -> None:
     assert health.latency_ms is not None
 
 
+@on_one_server
 async def test_an_end_by_with(make: Make) -> None:
     """A cache is a context manager that closes it."""
     face = make()
@@ -163,6 +166,7 @@ async def test_after_its_end(make: Make, other: Face) -> None:
     assert (await face.health()).redis != "ok"
 
 
+@on_one_server
 async def test_from_env(face: Face, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made by the environment, a cache is on the Redis that it names."""
     monkeypatch.setenv("REDIS_URL", server.url)

@@ -10,7 +10,7 @@ import pytest
 
 from neverstale import UsageError, add_tags
 from neverstale.testing.servers import Server
-from tests.behaviour.conftest import Make
+from tests.behaviour.conftest import Make, on_one_server
 from tests.behaviour.faces import Face
 
 MINUTE = 60_000
@@ -62,6 +62,7 @@ async def test_several_tags_at_once(face: Face) -> None:
     assert await face.get_many(["ab", "b", "c"]) == {"c": "3"}
 
 
+@on_one_server
 async def test_no_tags(face: Face, server: Server) -> None:
     """To invalidate no tag at all is nothing."""
     receipt = await face.invalidate_tags()
@@ -181,6 +182,7 @@ async def test_names_of_tags(face: Face, server: Server) -> None:
         assert list(left.values()) == names[i + 1 :]
 
 
+@on_one_server
 async def test_wrong_tags(face: Face, server: Server) -> None:
     """A tag is text, not empty and not too long, and tags are several: else an error, and nothing is stored."""
     loader = face.loader(1)
@@ -200,6 +202,7 @@ async def test_wrong_tags(face: Face, server: Server) -> None:
     assert (loader.calls, server.keys()) == (0, [])
 
 
+@on_one_server
 async def test_tags_of_any_iterable(face: Face) -> None:
     """Tags may come from a generator, and more than once."""
     await face.set("k", "v", tags=(tag for tag in ["a", "a", "b"]))

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 import redis
 
-from neverstale.core import calls, lease, policy
+from neverstale.core import calls, lease, policy, read
 from neverstale.drive.sim import Actor, Found, Process, Violation, explore, wander
 from neverstale.drive.wire import SingleWire
 from neverstale.testing.servers import RedisServer
@@ -271,7 +271,7 @@ def without_stamps(patch: pytest.MonkeyPatch) -> None:
         blind = seen.state in (policy.State.INVALID, policy.State.UNSURE)
         return seen._replace(state=policy.State.FRESH) if blind else seen
 
-    patch.setattr(lease, "examine", examine)
+    patch.setattr(read, "examine", examine)
 
 
 def as_it_is(patch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,9 @@ from neverstale.core.calls import Enlist
 from neverstale.core.entry import build
 from neverstale.core.keys import Keys
 from neverstale.core.patterns import invalidate_keys, invalidate_pattern
+from neverstale.core.plan import Plan
 from neverstale.core.policy import State, examine
+from neverstale.core.read import read
 from neverstale.core.tags import invalidate_tags
 from neverstale.drive.sim import NOW_MS, Actor, Process, Scenario, Violation
 from neverstale.drive.threads import together
@@ -58,7 +60,7 @@ class World:
             )
 
 
-def plan(world: World, tags: tuple[str, ...], load: Callable[[], Any], **options: Any) -> lease.Plan:
+def plan(world: World, tags: tuple[str, ...], load: Callable[[], Any], **options: Any) -> Plan:
     terms: dict[str, Any] = {
         "entry": ENTRY,
         "keys": KEYS,
@@ -71,7 +73,7 @@ def plan(world: World, tags: tuple[str, ...], load: Callable[[], Any], **options
         "sealer": SEALER,
         "loader": load,
     }
-    return lease.Plan(**(terms | options))
+    return Plan(**(terms | options))
 
 
 def reader(
@@ -101,7 +103,7 @@ def reader(
         for _ in range(times):
             floor = world.floor
             try:
-                seen: Any = yield from lease.read(how, home.memory)
+                seen: Any = yield from read(how, home.memory)
             except RedisUnavailable:
                 seen = None
             if seen is not None and seen.state in (State.FRESH, State.STALE):
@@ -115,12 +117,9 @@ def reader(
                         with suppress(RedisUnavailable):  # a driver logs it
                             yield from lease.refresh(how, seen, home.memory, home.counters)
                     continue
-            try:
-                value = yield from lease.get_or_load(how, seen, home.memory, home.counters)
-            except Unloadable as error:
-                # "There is no such row" is an answer too: it must not be older than the floor either.
-                value = error.args[0]
-            world.check(name, value, floor)
+            given = yield from lease.get_or_load(how, seen, home.memory, home.counters)
+            # "There is no such row" is an answer too: it must not be older than the floor either.
+            world.check(name, given.error.args[0] if given.error else given.value, floor)
 
     return Actor(name, program, home, crash_after=crash_after, fail_at=fail_at, spread=spread)
 
@@ -138,7 +137,7 @@ def writer(
     """Commit, then invalidate by tag, key or pattern."""
     flows: dict[str, Callable[[], c.Flow[Any]]] = {
         "tag": lambda: invalidate_tags(tags, KEYS),
-        "key": lambda: invalidate_keys(("k",), (ENTRY,)),
+        "key": lambda: invalidate_keys(("k",), (ENTRY,), KEYS),
         "pattern": lambda: invalidate_pattern("*", KEYS),
     }
 

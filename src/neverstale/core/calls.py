@@ -20,7 +20,6 @@ __all__ = [
     "Restamp",
     "Script",
     "Stamp",
-    "Store",
     "Take",
 ]
 
@@ -67,7 +66,7 @@ class Script(Call[T]):
 
 
 def _sources() -> dict[str, str]:
-    here = resources.files(__package__)
+    here = resources.files("neverstale.core")
     return {f.name.removesuffix(".lua"): f.read_text() for f in here.iterdir() if f.name.endswith(".lua")}
 
 
@@ -85,7 +84,7 @@ class Acquire(Script[bytes]):
     name: ClassVar[str] = "acquire"
     arg_fields: ClassVar[tuple[str, ...]] = ("mode", "seen", "lease", "lease_ms")
     entry: str
-    mode: Literal["fill", "refresh"]
+    mode: Literal["fill", "refresh", "claim"]
     seen: bytes
     lease: bytes
     lease_ms: int
@@ -164,25 +163,6 @@ class DropSlot(Script[int]):
 
     def keys(self) -> tuple[Any, ...]:
         return self.entries
-
-
-@dataclass(frozen=True, slots=True)
-class Store(Call[None]):
-    """Set an entry, whatever is there; a lease that stood there is gone."""
-
-    entry: str
-    raw: bytes
-    ttl_ms: int
-
-    @property
-    def key(self) -> str:
-        return self.entry
-
-    def words(self) -> tuple[Any, ...]:
-        return ("SET", self.entry, self.raw, "PX", self.ttl_ms)
-
-    def parse(self, reply: Any) -> None:
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ __all__ = [
     "Drop",
     "Fetch",
     "Flow",
+    "Given",
     "Join",
     "Land",
     "Lead",
@@ -132,6 +133,7 @@ class Announce(Command[None]):
     """
 
     receipt: Receipt
+    prefix: str
 
 
 # --- the world outside ------------------------------------------------------------------------------------------
@@ -195,16 +197,24 @@ class Outcome:
     """What a load gives to those who waited for it.
 
     Attributes:
-        value: what was loaded, encoded and decoded as a hit would be.
+        sealed: what was loaded, encoded.
         error: the loader's exception, or None.
         stamps: tags with the stamps that the load was made under.
         shareable: False where nobody but the loader's own caller may have it.
     """
 
-    value: Any = None
+    sealed: Any = None
     error: BaseException | None = None
     stamps: tuple[tuple[str, bytes], ...] = field(default=())
     shareable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a read ends with: a value, or the exception of the loader."""
+
+    value: Any = None
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +227,14 @@ class Lead(Command[None]):
 
 @dataclass(frozen=True, slots=True)
 class Join(Command["Outcome | None"]):
-    """Wait for the load under this lease, if it is in flight in this process.
+    """Wait for the load under this lease, if it is in flight in this process, for so many seconds at most.
 
-    Replies None at once where it is not, and when it ended without an outcome.
+    Replies None at once where it is not in flight, and when it ended without an outcome or did not end in time.
     """
 
     entry: str
     token: bytes
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,11 +52,6 @@ class Entry(NamedTuple):
     stamps: tuple[tuple[str, bytes], ...]
     payload: memoryview
 
-    @property
-    def head(self) -> bytes:
-        """The header as it was: what `acquire` compares to know whether the entry is still this one."""
-        return self.raw[:HEAD]
-
 
 def parse(raw: bytes | None) -> Entry | None:
     """Parse what a key holds; None if it holds nothing, or nothing of ours. Never raises."""

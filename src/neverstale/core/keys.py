@@ -4,8 +4,9 @@ Rules:
 - An entry is `<namespace>:v<version>:<prefix><key>`; a tag's SET is `<namespace>:cache:tag:{<tag>}`, its stamp
   the same with `:stamp`. Tags carry no version: while old and new processes run side by side, a write in either
   reaches the entries of both.
-- Input never forms a Redis Cluster hash tag, so nobody can pile keys up in one slot: `{` is stored as `%7B`.
-  A `%7B` that the input has already is stored as `%257B`, and so on, so that no two keys ever share a name.
+- Input never forms a Redis Cluster hash tag, so nobody can pile keys up in one slot: `{` is stored as the control
+  character 1 and `(`, that character itself as it and `.`, so that no two keys ever share a name. All else is stored
+  as it is: the beginning of a key is the beginning of its name, wherever it is cut.
 - An entry key of more than 512 bytes keeps a readable head and ends in a digest of the whole key.
 """
 
@@ -29,15 +30,12 @@ _DIGEST_BYTES: Final = 65  # "~" and 64 hexadecimal digits
 _SHORT: Final = MAX_KEY_BYTES - _DIGEST_BYTES
 MAX_TAG_BYTES: Final = 256
 
-_BRACE = re.compile(r"%((?:25)*7B)")
 _GLOB = re.compile(r"([*?\[\]\\])")
 
 
 def _tame(text: str) -> str:
     """Write `{` so that Redis does not take it for the start of a hash tag; injective."""
-    if "%" in text:
-        text = _BRACE.sub(r"%25\1", text)
-    return text.replace("{", "%7B")
+    return text.replace("\x01", "\x01.").replace("{", "\x01(")
 
 
 def escape_glob(text: str) -> str:
@@ -113,10 +111,10 @@ class Keys:
         """
         try:
             # The common key needs no more than this; it is on the way of every hit.
-            if key.isascii() and "{" not in key and "%" not in key and 0 < len(key) <= self._long:
+            if key.isascii() and "{" not in key and "\x01" not in key and 0 < len(key) <= self._long:
                 return self.head + key
-        except AttributeError:
-            pass
+        except (AttributeError, TypeError):
+            pass  # said below
         return self._entry(key)
 
     def _entry(self, key: str) -> str:
@@ -137,7 +135,7 @@ class Keys:
     def pattern(self, pattern: str) -> str:
         """Return the glob that finds the entries of this prefix whose keys match `pattern` (Redis' glob).
 
-        A `{` in a key is three characters in Redis: `*` matches it, `?` does not. Of a key above 512 bytes only
+        A `{` in a key is two characters in Redis: `*` matches it, `?` does not. Of a key above 512 bytes only
         the head can be matched.
 
         Raises:
@@ -147,7 +145,7 @@ class Keys:
             raise UsageError(f"a pattern is a string, not {type(pattern).__name__}: {pattern!r}")
         if not pattern:
             raise UsageError("a pattern has at least one character; '*' is everything under this prefix")
-        _utf8(pattern, "pattern")
+        _ = _utf8(pattern, "pattern")
         return escape_glob(self.head) + _tame(pattern)
 
     def members(self, tag: str) -> str:

@@ -27,7 +27,7 @@ _STEP: Final = 1000
 _PASSES: Final = 10
 
 
-def invalidate_keys(names: tuple[str, ...], entries: tuple[str, ...]) -> Flow[Receipt]:
+def invalidate_keys(names: tuple[str, ...], entries: tuple[str, ...], keys: Keys) -> Flow[Receipt]:
     """Delete entries, given by the names that the caller knows and by their Redis keys.
 
     Raises:
@@ -35,7 +35,7 @@ def invalidate_keys(names: tuple[str, ...], entries: tuple[str, ...]) -> Flow[Re
     """
     began = yield from Clock()
     removed = yield from Drop(entries)
-    return (yield from _receipt("key", names, removed, began))
+    return (yield from _receipt("key", names, removed, began, keys))
 
 
 def invalidate_pattern(pattern: str, keys: Keys) -> Flow[Receipt]:
@@ -55,12 +55,12 @@ def invalidate_pattern(pattern: str, keys: Keys) -> Flow[Receipt]:
         after = yield from Topology()
         calm = after.signature == before.signature
         if calm and not after.moving:
-            return (yield from _receipt("pattern", (pattern,), removed, began))
+            return (yield from _receipt("pattern", (pattern,), removed, began, keys))
         if calm:
             for node in before.nodes:
                 removed += yield from _sweep(node, glob)
             if (yield from Topology()).signature == before.signature:
-                return (yield from _receipt("pattern", (pattern,), removed, began))
+                return (yield from _receipt("pattern", (pattern,), removed, began, keys))
         before = yield from Topology()
     raise RedisUnavailable(f"the slots of the cluster kept moving during {_PASSES} scans")
 
@@ -76,8 +76,8 @@ def _sweep(node: str, glob: str) -> Flow[int]:
 
 
 def _receipt(
-    kind: Literal["key", "pattern"], names: tuple[str, ...], removed: int, began: float
+    kind: Literal["key", "pattern"], names: tuple[str, ...], removed: int, began: float, keys: Keys
 ) -> Flow[Receipt]:
     receipt = Receipt(kind, names, removed, "applied", (yield from Clock()) - began)
-    yield from Announce(receipt)
+    yield from Announce(receipt, keys.prefix)
     return receipt

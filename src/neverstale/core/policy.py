@@ -11,7 +11,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from .entry import Entry, parse
+from .entry import HEAD, Entry, parse
 
 __all__ = ["DAY_MS", "Seen", "State", "TagMemory", "examine", "tag_ttl", "valid"]
 
@@ -33,16 +33,21 @@ class State(enum.Enum):
 
 
 class Seen(NamedTuple):
-    """What one read saw: the state, the entry if there is one, and the stamps of the tags it asked for."""
+    """What one read saw: the state, the entry if it parses, the stamps of the tags it asked for, and the bytes."""
 
     state: State
     entry: Entry | None
     stamps: Mapping[str, bytes | None]
+    raw: bytes | None
 
     @property
     def head(self) -> bytes:
-        """What `acquire` compares with: the header of the entry, or nothing."""
-        return b"" if self.entry is None else self.entry.head
+        """What `acquire` compares with: the header of what is there, whether it parses or not."""
+        return (self.raw or b"")[:HEAD]
+
+    def unusable(self) -> Seen:
+        """Return the same of a value that may not be served, because it is of another type."""
+        return self._replace(state=State.INVALID)
 
 
 def valid(own: Iterable[tuple[str, bytes]], stamps: Mapping[str, bytes | None]) -> bool:
@@ -62,17 +67,17 @@ def examine(raw: bytes | None, tags: Sequence[str], stamps: Sequence[bytes | Non
     entry = parse(raw)
     known = dict(zip(tags, stamps, strict=True)) if tags else {}
     if entry is None:
-        return Seen(State.ABSENT, None, known)
+        return Seen(State.ABSENT, None, known, raw)
     if entry.is_lease:
-        return Seen(State.LEASED, entry, known)
+        return Seen(State.LEASED, entry, known, raw)
     for tag, stamp in entry.stamps:
         if tag not in known:
-            return Seen(State.UNSURE, entry, known)
+            return Seen(State.UNSURE, entry, known, raw)
         if known[tag] != stamp:
-            return Seen(State.INVALID, entry, known)
+            return Seen(State.INVALID, entry, known, raw)
     if entry.soft_at and entry.soft_at <= now_ms:
-        return Seen(State.STALE, entry, known)
-    return Seen(State.FRESH, entry, known)
+        return Seen(State.STALE, entry, known, raw)
+    return Seen(State.FRESH, entry, known, raw)
 
 
 def tag_ttl(ttl_ms: int, lease_ms: int = 0) -> int:
@@ -113,12 +118,12 @@ class TagMemory:
         """Keep the tags that an entry was seen with; none are forgotten."""
         if self._tags.get(entry, ()) == tags:
             return
-        self._tags.pop(entry, None)
+        _ = self._tags.pop(entry, None)
         if not tags:
             return
         self._tags[entry] = tags
         while len(self._tags) > self._limit:
             try:
-                self._tags.pop(next(iter(self._tags)), None)
+                _ = self._tags.pop(next(iter(self._tags)), None)
             except (StopIteration, RuntimeError):  # another thread was quicker
                 break

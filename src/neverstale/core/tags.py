@@ -47,5 +47,5 @@ def invalidate_tags(tags: tuple[str, ...], keys: Keys) -> Flow[Receipt]:
                 removed += yield from Drop(listed)
             left = [members for members, batch in zip(left, taken, strict=True) if len(batch) == BATCH]
     receipt = Receipt("tag", tags, removed, "applied", (yield from Clock()) - began)
-    yield from Announce(receipt)
+    yield from Announce(receipt, prefix="")  # a tag has no prefix
     return receipt

@@ -12,6 +12,7 @@ This module knows how each command is done, not what a flow means.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import random
@@ -126,7 +127,7 @@ class AsyncDriver:
         """Run a flow in a task of its own, which goes on if the caller is cancelled."""
         return await asyncio.shield(self._start(self.run(flow, counters, patient=patient)))
 
-    def refresh(self, entry: str, flow: Callable[[], c.Flow[Any]], counters: Counters) -> None:
+    def refresh(self, entry: str, flow: Callable[[], c.Flow[c.Given | None]], counters: Counters) -> None:
         """Run a flow in the background, unless one for this entry is running; its errors are logged."""
         refreshing = self._loop().refreshing
         if entry in refreshing:
@@ -135,7 +136,9 @@ class AsyncDriver:
 
         async def work() -> None:
             try:
-                await self.run(flow(), counters)
+                given = await self.run(flow(), counters)
+                if given is not None and given.error is not None:
+                    raise given.error
             except Exception as error:  # noqa: BLE001 - a loader may raise anything, and nobody waits for it here
                 logger.warning("the refresh of %r failed: %r", entry, error)
             finally:
@@ -174,18 +177,21 @@ class AsyncDriver:
                 return await asyncio.sleep(seconds * random.uniform(0.75, 1.25))
             case c.Load():
                 return await _load(command)
-            case c.Join(entry, token):
+            case c.Join(entry, token, seconds):
                 flight = self.flights.find(entry, token)
                 if flight is None:
                     return None
-                await flight.done.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await flight.done.wait()
                 return flight.outcome
             case c.Turn(entry, token):
                 return await self._turn(entry, token, flights)
-            case c.Announce(receipt):
-                message = self._announcer.tell(receipt)
+            case c.Announce(receipt, prefix):
+                message = self._announcer.tell(receipt, prefix)
                 try:
-                    await self.wire(patient=True).ask("", ("PUBLISH", *message))
+                    # With the short limit: news are not worth holding up who invalidates.
+                    await self.wire().ask("", ("PUBLISH", *message))
                 except REDIS_ERRORS as error:
                     logger.warning("an invalidation could not be announced to other processes: %s", error)
                 return None

@@ -32,7 +32,7 @@ class Announcer:
             self._origin = (pid, f"{pid}-{uuid.uuid4().hex[:12]}")
         return self._origin[1]
 
-    def tell(self, receipt: Receipt) -> tuple[str, bytes]:
+    def tell(self, receipt: Receipt, prefix: str) -> tuple[str, bytes]:
         """Tell subscribers in this process; return the channel and the message for the others."""
         event = InvalidationEvent(
             kind=receipt.kind,
@@ -41,6 +41,7 @@ class Announcer:
             status=receipt.status,
             duration=receipt.duration,
             origin=self.origin,
+            prefix=prefix,
         )
         self.events.emit(event)
         return self.channel, event.encode()

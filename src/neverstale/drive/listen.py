@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,7 +25,7 @@ logger = logging.getLogger("neverstale")
 #: How long one wait for a message lasts, in seconds: so long may the end of listening take.
 _POLL: Final = 0.25
 _FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
+_LONGEST_PAUSE: Final = 1.0
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def listening(connections: Connections, announcer: Announcer) -> Generator[None,
             try:
                 client: Any = connections.patient
                 if connections.is_cluster:  # what is published on one node reaches all
-                    client = client.get_redis_connection(client.get_default_node())
+                    client = client.get_redis_connection(random.choice(client.get_nodes()))
                 subscription = client.pubsub()
                 subscription.subscribe(announcer.channel)
                 while not over.is_set():
@@ -82,7 +83,7 @@ async def listening_async(connections: AsyncConnections, announcer: Announcer) -
                 client: Any = connections.patient
                 if connections.is_cluster:
                     await client.initialize()
-                    client = client.get_redis_connection(client.get_default_node())
+                    client = client.get_redis_connection(random.choice(client.get_nodes()))
                 subscription = client.pubsub()
                 await subscription.subscribe(announcer.channel)
                 while True:

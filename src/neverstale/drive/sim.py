@@ -246,7 +246,7 @@ class Run:
                     return None, None
                 actor.waits_for = None
                 return None, None
-            case c.Join(entry, token):
+            case c.Join(entry, token, _):
                 return self._join(actor, actor.waits_for or actor.process.flights.find(entry, token)), None
             case c.Turn(entry, token):
                 return self._turn(actor, entry, token), None
@@ -429,8 +429,8 @@ def _plain(reply: Any) -> Hashable:
             return tuple(map(_plain, reply))
         case c.Loaded(value, error, tags):
             return value, repr(error), tags
-        case c.Outcome(value, error, stamps, shareable):
-            return value, repr(error), _plain(stamps), shareable
+        case c.Outcome(sealed, error, stamps, shareable):
+            return sealed and sealed.value, repr(error), _plain(stamps), shareable
         case _:
             return repr(reply)
 

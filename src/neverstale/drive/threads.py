@@ -113,7 +113,7 @@ class ThreadDriver:
                 registry.end(flight)
             flow.close()
 
-    def refresh(self, entry: str, flow: Callable[[], c.Flow[Any]], counters: Counters) -> None:
+    def refresh(self, entry: str, flow: Callable[[], c.Flow[c.Given | None]], counters: Counters) -> None:
         """Run a flow on another thread, unless one for this entry is running; its errors are logged."""
         with self._lock:
             if entry in self._refreshing:
@@ -125,7 +125,9 @@ class ThreadDriver:
 
         def work() -> None:
             try:
-                context.run(self.run, flow(), counters)
+                given = context.run(self.run, flow(), counters)
+                if given is not None and given.error is not None:
+                    raise given.error
             except Exception as error:  # noqa: BLE001 - a loader may raise anything, and nobody waits for it here
                 logger.warning("the refresh of %r failed: %r", entry, error)
             finally:
@@ -158,18 +160,16 @@ class ThreadDriver:
                 return time.sleep(seconds * random.uniform(0.75, 1.25))
             case c.Load():
                 return _load(command)
-            case c.Join(entry, token):
+            case c.Join(entry, token, seconds):
                 flight = self.flights.find(entry, token)
-                if flight is None:
-                    return None
-                flight.done.wait()
-                return flight.outcome
+                return flight.outcome if flight is not None and flight.done.wait(seconds) else None
             case c.Turn(entry, token):
                 return self._turn(entry, token, flights)
-            case c.Announce(receipt):
-                message = self._announcer.tell(receipt)
+            case c.Announce(receipt, prefix):
+                message = self._announcer.tell(receipt, prefix)
                 try:
-                    self.wire(patient=True).ask("", ("PUBLISH", *message))
+                    # With the short limit: news are not worth holding up who invalidates.
+                    self.wire().ask("", ("PUBLISH", *message))
                 except REDIS_ERRORS as error:
                     logger.warning("an invalidation could not be announced to other processes: %s", error)
                 return None

@@ -1,0 +1,149 @@
+"""Load, hand out, and store: what the holder of a lease does, and what everybody does without Redis."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+from neverstale.codecs import Undecodable
+from neverstale.counters import Counters
+from neverstale.errors import EncodingError, RedisUnavailable
+
+from . import entry as entries
+from .calls import Fill, Release, Stamp
+from .commands import Clock, Flow, Given, Land, Lead, Load, Loaded, Outcome, Random, Together, Turn, Wall
+from .plan import Plan, Sealed
+from .policy import TagMemory, tag_ttl
+from .store import STAMP_ID_BYTES, build, enlist
+
+__all__ = ["load_alone", "load_under_lease", "release", "share"]
+
+#: After a failed refresh the next one waits so long, so that a broken loader is not hammered; the stale value serves.
+_RETRY_MS: Final = 1000
+
+
+def load_under_lease(
+    plan: Plan, token: bytes, stamps: dict[str, bytes], memory: TagMemory, counters: Counters
+) -> Flow[Given]:
+    """Load, hand the outcome to those who wait in this process, and store it if the lease still stands.
+
+    Args:
+        plan: of the read.
+        token: of the lease, which the caller has just been granted.
+        stamps: of the tags that were known, read before this.
+        memory, counters: of the cache.
+    """
+    yield from Lead(plan.entry, token)
+    began = yield from Clock()
+    loaded, sealed = yield from _load(plan, counters, plan.lease_ms / 1000)
+    own = {tag: stamps[tag] for tag in plan.tags}
+    own.update((tag, stamps[tag]) for tag in loaded.tags if tag in stamps)
+    late = tuple(tag for tag in loaded.tags if tag not in own)
+    if sealed is None:
+        # An exception is an answer too ("no such product"): it is shared on the same conditions as a value.
+        outcome = _failed(loaded, tuple(own.items()), shareable=not late)
+        yield from Land(plan.entry, token, outcome)
+        yield from release(plan, token)
+        return Given(error=outcome.error)
+
+    in_time = True
+    if late:
+        in_time = yield from _read_late(plan, late, own, began)
+    pairs = tuple(own.items())
+    memory.remember(plan.entry, tuple(own))
+    yield from Land(plan.entry, token, Outcome(sealed, None, pairs, shareable=in_time))
+    filled = False
+    if in_time and sealed.size <= plan.max_bytes:
+        filled = yield from _fill(plan, token, loaded, sealed, pairs)
+    else:
+        yield from release(plan, token)
+    counters.fills += filled
+    counters.fills_dropped += not filled
+    return Given(sealed.value)
+
+
+def load_alone(plan: Plan, counters: Counters) -> Flow[Given]:
+    """Load without Redis, or without waiting any longer: one at a time in this process, and nothing is stored."""
+    token = yield from Random(entries.TOKEN_BYTES)
+    while (outcome := (yield from Turn(plan.entry, token))) is not None:
+        given = share(plan, outcome)
+        if given is not None:
+            return given
+    loaded, sealed = yield from _load(plan, counters)
+    outcome = _failed(loaded) if sealed is None else Outcome(sealed)
+    yield from Land(plan.entry, token, outcome)
+    if sealed is None:
+        return Given(error=outcome.error)
+    counters.fills_dropped += 1
+    return Given(sealed.value)
+
+
+def share(plan: Plan, outcome: Outcome) -> Given | None:
+    """Return what a reader gets of another's load: a copy of its own, of its own type; None if it cannot be shared."""
+    if not outcome.shareable:
+        return None
+    if outcome.error is not None:
+        return Given(error=outcome.error)
+    try:
+        return Given(plan.sealer.share(outcome.sealed))
+    except Undecodable:
+        return None
+
+
+def _load(plan: Plan, counters: Counters, lease: float = 0.0) -> Flow[tuple[Loaded, Sealed | None]]:
+    loaded = yield from Load(plan.loader, plan.entry, lease)
+    counters.loads += 1
+    counters.load_seconds += loaded.seconds
+    if loaded.error is not None:
+        counters.load_errors += 1
+        return loaded, None
+    try:
+        return loaded, plan.sealer.seal(loaded.value)
+    except EncodingError as error:
+        # The loader's value is at fault, so it ends like the loader's error.
+        return Loaded(error=error, tags=loaded.tags), None
+
+
+def _failed(loaded: Loaded, stamps: tuple[tuple[str, bytes], ...] = (), *, shareable: bool = True) -> Outcome:
+    # What ends a thread or a task (KeyboardInterrupt, CancelledError) is meant for that one alone.
+    return Outcome(None, loaded.error, stamps, shareable and isinstance(loaded.error, Exception))
+
+
+def _read_late(plan: Plan, late: tuple[str, ...], own: dict[str, bytes], began: float) -> Flow[bool]:
+    """Add the stamps of tags that the load named; replies whether none of them is as young as the load."""
+    fresh = (yield from Random(STAMP_ID_BYTES)).hex()
+    ttl_ms = tag_ttl(plan.ttl_ms)
+    try:
+        replies = yield from Together(tuple(Stamp(plan.keys.stamp(tag), fresh, ttl_ms) for tag in late))
+    except RedisUnavailable:
+        return False
+    # After the replies: the stamps were read before this, so a stamp set since the load began is younger than it.
+    elapsed = (yield from Clock()) - began
+    in_time = True
+    for tag, (stamp, age) in zip(late, replies, strict=True):
+        own[tag] = stamp
+        if age is None or age <= elapsed + plan.margin:
+            in_time = False
+    return in_time
+
+
+def _fill(
+    plan: Plan, token: bytes, loaded: Loaded, sealed: Sealed, stamps: tuple[tuple[str, bytes], ...]
+) -> Flow[bool]:
+    fill_id = yield from Random(entries.FILL_ID_BYTES)
+    soft_at = ((yield from Wall()) + plan.soft_ms) if plan.soft_ms else 0
+    raw = build(sealed, fill_id, soft_at=soft_at, cost=round(loaded.seconds * 1e6), stamps=stamps)
+    try:
+        if stamps:
+            # Before the fill: an entry that can be read is listed, so clearing its tag frees its memory.
+            yield from Together(tuple(enlist(plan.keys, plan.entry, tag, plan.ttl_ms) for tag, _ in stamps))
+        (filled,) = yield from Together((Fill(plan.entry, token, raw, plan.ttl_ms),))
+        return bool(filled)
+    except RedisUnavailable:
+        return False
+
+
+def release(plan: Plan, token: bytes) -> Flow[None]:
+    """Give a lease back, if it stands."""
+    with suppress(RedisUnavailable):  # it ends by itself
+        yield from Together((Release(plan.entry, token, _RETRY_MS),))

@@ -1,0 +1,66 @@
+"""What a read is to do, in the protocol's terms, and what it needs to know of values: nothing but how to seal them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from .entry import Entry
+from .keys import Keys
+
+__all__ = ["MARGIN", "Plan", "Sealed", "Sealer"]
+
+#: A stamp that was set less than this before a load began, in seconds, is taken for one that was set during it: clocks
+#: of two machines agree on the length of a second, but only about so well while one of them is being set right.
+MARGIN: Final = 1.0
+
+
+class Sealed(Protocol):
+    """A value as a hit would give it; encoded (`body`, of `size` bytes); and as it is stored (`payload`)."""
+
+    @property
+    def value(self) -> Any: ...
+    @property
+    def codec(self) -> int: ...
+    @property
+    def compression(self) -> int: ...
+    @property
+    def payload(self) -> bytes | memoryview: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def size(self) -> int: ...
+
+
+class Sealer(Protocol):
+    """Turns values of one type into payloads and back."""
+
+    def seal(self, value: Any) -> Sealed:
+        """Encode; raises `EncodingError`."""
+        ...
+
+    def open(self, entry: Entry) -> Any:
+        """Decode; raises `Undecodable`."""
+        ...
+
+    def share(self, sealed: Sealed) -> Any:
+        """Decode what another has sealed, perhaps as another type; raises `Undecodable`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One read with all its options, in Redis' terms; times in milliseconds, but for `wait_limit` and `margin`."""
+
+    entry: str
+    keys: Keys
+    tags: tuple[str, ...]
+    ttl_ms: int
+    soft_ms: int
+    lease_ms: int
+    wait_limit: float
+    max_bytes: int
+    sealer: Sealer
+    loader: Callable[[], Any]
+    margin: float = MARGIN

@@ -1,0 +1,87 @@
+"""Write entries: what `set` does, and what every fill has in common with it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from . import entry as entries
+from .calls import Acquire, Enlist, Fill, Stamp
+from .commands import Call, Drop, Flow, Random, Together
+from .keys import Keys
+from .plan import Sealed
+from .policy import TagMemory, tag_ttl
+
+__all__ = ["STAMP_ID_BYTES", "build", "enlist", "store"]
+
+STAMP_ID_BYTES: Final = 10
+#: Between claiming and filling is one round trip; whoever takes longer has given up.
+_CLAIM_MS: Final = 1000
+
+
+def store(
+    writes: list[tuple[str, Sealed, tuple[str, ...]]],
+    keys: Keys,
+    ttl_ms: int,
+    memory: TagMemory,
+    instead: tuple[str, ...] = (),
+) -> Flow[int]:
+    """Set entries, whatever is there: `(entry, sealed value, tags)` each; delete those of `instead`.
+
+    The stamps are those of now: an invalidation that returned before this call does not touch what it sets. A load in
+    flight does not replace what was set.
+
+    Setting is claiming first, then filling while the claim stands. A bare SET that was given up, because Redis did not
+    answer in time, may still arrive: then perhaps after an invalidation.
+
+    Returns:
+        How many were not set, because something invalidated or set them meanwhile.
+
+    Raises:
+        RedisUnavailable: some of them may not be set.
+    """
+    tags = tuple(dict.fromkeys(tag for _, _, own in writes for tag in own))
+    tokens = []
+    for _ in writes:
+        tokens.append((yield from Random(entries.TOKEN_BYTES)))
+    fresh = (yield from Random(STAMP_ID_BYTES)).hex()
+    calls: list[Call[Any]] = [Stamp(keys.stamp(tag), fresh, tag_ttl(ttl_ms)) for tag in tags]
+    calls += [enlist(keys, entry, tag, ttl_ms) for entry, _, own in writes for tag in own]
+    calls += [
+        Acquire(entry, "claim", b"", entries.placeholder(token), _CLAIM_MS)
+        for (entry, _, _), token in zip(writes, tokens, strict=True)
+    ]
+    dropped = 0
+    if calls:
+        replies = yield from Together(tuple(calls))
+        stamps = {tag: stamp for tag, (stamp, _) in zip(tags, replies, strict=False)}
+        fills = []
+        for (entry, sealed, own), token in zip(writes, tokens, strict=True):
+            fill_id = yield from Random(entries.FILL_ID_BYTES)
+            pairs = tuple((tag, stamps[tag]) for tag in own)
+            raw = build(sealed, fill_id, soft_at=0, cost=0, stamps=pairs)
+            fills.append(Fill(entry, token, raw, ttl_ms))
+            memory.remember(entry, own)
+        dropped = (yield from Together(tuple(fills))).count(0)
+    if instead:
+        yield from Drop(instead)
+    return dropped
+
+
+def build(
+    sealed: Sealed, fill_id: bytes, *, soft_at: int, cost: int, stamps: tuple[tuple[str, bytes], ...]
+) -> bytes:
+    """Return the bytes of an entry that holds `sealed`."""
+    return entries.build(
+        codec=sealed.codec,
+        compression=sealed.compression,
+        fill_id=fill_id,
+        soft_at=soft_at,
+        cost=cost,
+        stamps=stamps,
+        payload=sealed.payload,
+    )
+
+
+def enlist(keys: Keys, entry: str, tag: str, ttl_ms: int) -> Enlist:
+    """Return the call that puts an entry into the SET of a tag."""
+    return Enlist(keys.members(tag), keys.stamp(tag), entry, tag_ttl(ttl_ms))
