@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
@@ -18,6 +19,7 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import ConnectionError as BrokenConnection
 
 from neverstale.core.calls import DropSlot, Script
 from neverstale.core.commands import (
@@ -37,7 +39,9 @@ from neverstale.errors import UsageError
 from neverstale.flight import Flight, Flights
 
 __all__ = [
+    "LATER",
     "Words",
+    "at_once",
     "by_slot",
     "loaded",
     "missing_scripts",
@@ -45,6 +49,7 @@ __all__ = [
     "results",
     "slot_of",
     "string",
+    "to_ask",
     "topology",
 ]
 
@@ -68,6 +73,22 @@ def by_slot(keys: Iterable[str | bytes]) -> tuple[DropSlot, ...]:
     for key in keys:
         slots.setdefault(slot_of(key), []).append(key)
     return tuple(DropSlot(tuple(group)) for group in slots.values())
+
+
+def to_ask(cluster: Any, node: str) -> list[Any]:
+    """Return the nodes of a cluster to ask one after the other: the one that is named, or any two primaries.
+
+    Raises:
+        redis.ConnectionError: none is known.
+    """
+    if node:
+        nodes = [cluster.get_node(node_name=node)]
+    else:
+        primaries = cluster.get_primaries()
+        nodes = random.sample(primaries, min(2, len(primaries)))
+    if not nodes or nodes[0] is None:
+        raise BrokenConnection(f"no node {node} of the cluster is known here")
+    return nodes
 
 
 def string(reply: Any) -> bytes | None:

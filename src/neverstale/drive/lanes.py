@@ -12,6 +12,7 @@ redis-py keeps the connections, the pools and the map of the cluster. This modul
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
@@ -24,8 +25,9 @@ from redis.exceptions import TimeoutError as TimedOut
 from neverstale.core.calls import DropSlot
 from neverstale.core.commands import TopologyView
 
-from .calls import Words, by_slot, redirected, slot_of, string, topology
+from .calls import Words, by_slot, redirected, slot_of, string, to_ask, topology
 from .cluster import AsyncBoundedCluster
+from .connection import REDIS_ERRORS
 
 __all__ = ["AsyncWire", "ClusterLanes", "SingleLane"]
 
@@ -266,7 +268,8 @@ class ClusterLanes:
 
     async def ask(self, node: str, words: Words) -> Any:
         await self._client.initialize()
-        found = self._client.get_node(node_name=node) if node else self._client.get_default_node()
-        if found is None:
-            raise BrokenConnection(f"{node} is no node of the cluster as it is known here")
-        return _raised((await self._lane(found).send((words,)))[0])
+        *others, last = to_ask(self._client, node)
+        for other in others:
+            with contextlib.suppress(*REDIS_ERRORS):
+                return _raised((await self._lane(other).send((words,)))[0])
+        return _raised((await self._lane(last).send((words,)))[0])

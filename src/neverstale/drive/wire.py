@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 from neverstale.core.calls import DropSlot
 from neverstale.core.commands import TopologyView
 
-from .calls import Words, by_slot, redirected, slot_of, string, topology
+from .calls import Words, by_slot, redirected, slot_of, string, to_ask, topology
 from .cluster import BoundedCluster
 from .connection import REDIS_ERRORS
 
@@ -168,14 +168,20 @@ class ClusterWire:
         return topology(self.ask("", ("CLUSTER", "NODES")))
 
     def ask(self, node: str, words: Words) -> Any:
-        found = self._client.get_node(node_name=node) if node else self._client.get_default_node()
-        if found is None:
-            raise BrokenConnection(f"{node} is no node of the cluster as it is known here")
+        *others, last = to_ask(self._client, node)
+        for other in others:
+            try:
+                return self._ask(other, words)
+            except REDIS_ERRORS:
+                self._relearn()
         try:
-            return _raised(_persist(self._client.get_redis_connection(found).connection_pool, (words,))[0])
+            return self._ask(last, words)
         except REDIS_ERRORS:
             self._relearn()
             raise
+
+    def _ask(self, node: Any, words: Words) -> Any:
+        return _raised(_persist(self._client.get_redis_connection(node).connection_pool, (words,))[0])
 
     def _relearn(self) -> None:
         """Have the slots learned anew, beside the requests: a node may have failed over."""
