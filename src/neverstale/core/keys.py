@@ -54,6 +54,8 @@ def check_tag(tag: str) -> str:
     """
     if not isinstance(tag, str):
         raise UsageError(f"a tag is a string, not {type(tag).__name__}: {tag!r}")
+    if tag.isascii() and 0 < len(tag) <= MAX_TAG_BYTES:
+        return tag  # the common one, on the way of every hit
     if not tag or len(_utf8(tag, "tag")) > MAX_TAG_BYTES:
         raise UsageError(f"a tag has 1 to {MAX_TAG_BYTES} bytes: {tag[:80]!r}")
     return tag
@@ -69,7 +71,7 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
         return ()
     if isinstance(tags, str):
         raise UsageError(f"tags is a list of strings, not one string: write tags=[{tags!r}]")
-    return tuple(dict.fromkeys(check_tag(tag) for tag in tags))
+    return tuple(dict.fromkeys(map(check_tag, tags)))
 
 
 def _utf8(text: str, what: str) -> bytes:
@@ -159,4 +161,6 @@ class Keys:
     @staticmethod
     def _tag(tag: str) -> str:
         # "}" too: it would end the hash tag early, or make it empty, and part the stamp from its SET.
-        return tag if tag.isalnum() else tag.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+        if "%" in tag or "{" in tag or "}" in tag:
+            return tag.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+        return tag

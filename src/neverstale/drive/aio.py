@@ -15,10 +15,11 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 import random
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from neverstale.core import commands as c
@@ -36,6 +37,18 @@ __all__ = ["AsyncDriver"]
 
 logger = logging.getLogger("neverstale")
 T = TypeVar("T")
+
+
+_COLD: Any = (None, None)
+_drivers: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
+
+
+def _cool_all() -> None:
+    for driver in _drivers:
+        driver._cool()
+
+
+os.register_at_fork(after_in_child=_cool_all)
 
 
 class _Loop:
@@ -59,12 +72,17 @@ class AsyncDriver:
     def __init__(self, connections: AsyncConnections, announcer: Announcer) -> None:
         self._connections = connections
         self._announcer = announcer
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+        self._hot = _COLD
+        _drivers.add(self)
+        # Not a WeakKeyDictionary: its values refer to its keys.
+        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
 
     def _loop(self) -> _Loop:
         running = asyncio.get_running_loop()
         known = self._loops.get(running)
         if known is None:
+            for other in [other for other in list(self._loops) if other.is_closed()]:
+                self._loops.pop(other, None)
             known = self._loops[running] = _Loop()
         return known
 
@@ -91,12 +109,26 @@ class AsyncDriver:
         """
         began = time.perf_counter()
         try:
-            return await self.wire().fetch(keys)
+            loop, fetch = self._hot
+            if loop is not asyncio.get_running_loop():
+                fetch = self._heat()
+            found: list[bytes | None] = await fetch(keys)
+            return found
         except REDIS_ERRORS as error:
             counters.errors += 1
             raise unavailable(error) from error
         finally:
             counters.redis_seconds += time.perf_counter() - began
+
+    def _heat(self) -> Callable[[tuple[str, ...]], Awaitable[list[bytes | None]]]:
+        """Remember how the running loop reads, so that a hit need not look it up."""
+        fetch = self.wire().fetch
+        self._hot = (asyncio.get_running_loop(), fetch)
+        return fetch
+
+    def _cool(self) -> None:
+        """Forget it: the connections are closed, or the parent's."""
+        self._hot = _COLD
 
     async def run(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
         """Run a flow to its end; raises what the flow raises."""
@@ -164,6 +196,7 @@ class AsyncDriver:
         tasks = [task for task in self._loop().tasks if task is not asyncio.current_task()]
         if tasks:
             await asyncio.wait(tasks)
+        self._cool()
 
     async def _do(
         self, command: c.Command[Any], counters: Counters, flights: list[Flight[asyncio.Event]], patient: bool

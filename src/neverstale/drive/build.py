@@ -22,6 +22,7 @@ from redis.retry import Retry
 from neverstale.config import Settings
 from neverstale.drive.cluster import AsyncBoundedCluster, BoundedCluster
 from neverstale.drive.connection import Watch, observed, observed_async
+from neverstale.drive.pools import AsyncSentinelPool, Pool, SentinelPool
 from neverstale.events import Events
 
 __all__ = ["AsyncClient", "Client", "build", "build_async", "pools_of"]
@@ -30,14 +31,6 @@ Client: TypeAlias = redis.Redis | BoundedCluster
 AsyncClient: TypeAlias = redis.asyncio.Redis | AsyncBoundedCluster
 # Retried is what shows that a connection was dead; a time limit that ran out would run out again.
 _RETRIED = (redis.ConnectionError,)
-
-
-class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
-    """The primary's connections, as Sentinel names it; waits when all are in use."""
-
-
-class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """The primary's connections, as Sentinel names it; waits when all are in use."""
 
 
 def build(settings: Settings, limit: float, retries: int, events: Events, turn: int) -> Client:
@@ -79,12 +72,12 @@ def build(settings: Settings, limit: float, retries: int, events: Events, turn: 
         )
         sentinels = redis.sentinel
         base = sentinels.SentinelManagedSSLConnection if settings.tls else sentinels.SentinelManagedConnection
-        sentinel_pool: Any = _SentinelPool
+        sentinel_pool: Any = SentinelPool
         pool = sentinel_pool(
             settings.service, manager, connection_class=observed(base, watch), **pool_options
         )
     else:
-        pool = redis.BlockingConnectionPool(connection_class=observed(base, watch), **pool_options)
+        pool = Pool(connection_class=observed(base, watch), **pool_options)  # type: ignore[no-untyped-call]
     return redis.Redis(connection_pool=pool)
 
 
@@ -130,7 +123,7 @@ def build_async(settings: Settings, limit: float, retries: int, events: Events) 
         )
         sentinels = redis.asyncio.sentinel
         base = sentinels.SentinelManagedSSLConnection if settings.tls else sentinels.SentinelManagedConnection
-        sentinel_pool: Any = _AsyncSentinelPool
+        sentinel_pool: Any = AsyncSentinelPool
         pool = sentinel_pool(
             settings.service, manager, connection_class=observed_async(base, watch), **pool_options
         )

@@ -28,7 +28,6 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from collections.abc import AsyncGenerator, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -230,8 +229,8 @@ class _AsyncClients:
         self._begin()
 
     def _begin(self) -> None:
-        self._pairs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncPair]
-        self._pairs = weakref.WeakKeyDictionary()
+        # A connection refers to its loop: weak keys would let no loop go either, and take longer to look up.
+        self._pairs: dict[asyncio.AbstractEventLoop, _AsyncPair] = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -243,7 +242,6 @@ class _AsyncClients:
         pair = self._pairs.get(loop)
         if pair is None:
             with self._lock:
-                # A connection refers to its loop, so weak keys alone would never let a loop go.
                 for other in [other for other in self._pairs if other.is_closed()]:
                     del self._pairs[other]
                 pair = self._pairs[loop] = _AsyncPair(self._settings, self.events)

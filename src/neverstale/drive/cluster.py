@@ -32,6 +32,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from neverstale.drive.connection import REDIS_ERRORS, Watch
+from neverstale.drive.pools import Pool
 
 __all__ = ["AsyncBoundedCluster", "BoundedCluster"]
 
@@ -57,7 +58,7 @@ class BoundedCluster(redis.RedisCluster):
         super().__init__(
             # Only a client made from a URL lets its nodes have a pool that waits.
             url=f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}",
-            connection_pool_class=redis.BlockingConnectionPool,
+            connection_pool_class=Pool,
             timeout=limit,
             retry=Retry(NoBackoff(), retries),
             # With a shard lost, the others can still be read.

@@ -15,11 +15,12 @@ Two traps of redis-py are closed here as well:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
 import redis
-from redis.exceptions import ClusterDownError, RedisClusterException
+from redis.exceptions import ClusterDownError, RedisClusterException, ResponseError
 
 from neverstale.errors import RedisUnavailable
 from neverstale.events import ConnectionEvent, Events
@@ -88,9 +89,17 @@ def _address(connection: Any) -> str:
 # The bases of these two are given by `observed`; until then mypy cannot know them.
 class _Observed:
     watch: Watch
+    can_read: Callable[[], bool]
     _sock: Any
     _finalizing = False
     pack_command: Callable[..., Any]
+
+    def ready(self) -> bool:
+        """Say whether a command can be sent: it is connected, and nothing is left to read."""
+        try:
+            return self._sock is not None and not self.can_read()
+        except _BROKEN:
+            return False
 
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         if self._sock is not None:
@@ -146,7 +155,32 @@ class _Observed:
 class _AsyncObserved:
     watch: Watch
     is_connected: bool
+    socket_timeout: float | None
     pack_command: Callable[..., Any]
+
+    async def converse(self, packed: bytes, count: int) -> list[Any]:
+        """Send what is packed and read so many replies, errors of Redis among them; one time limit for it all.
+
+        redis-py's own limits, one for sending and one for each reply, take longer than many a reply.
+        """
+        limit, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(limit):
+                await self.send_packed_command(packed)
+                return [await self._reply() for _ in range(count)]
+        except TimeoutError as error:
+            await self.disconnect(nowait=True)
+            problem = redis.TimeoutError("no answer in time")
+            self.watch.failed(_address(self), problem)
+            raise problem from error
+        finally:
+            self.socket_timeout = limit
+
+    async def _reply(self) -> Any:
+        try:
+            return await self.read_response()
+        except ResponseError as error:
+            return error
 
     async def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         if self.is_connected:
