@@ -231,6 +231,26 @@ def threaded(redis_server: RedisServer) -> Iterator[Cache]:
         yield cache
 
 
+def test_closing_while_a_thread_loads(redis_server: RedisServer) -> None:
+    """A thread whose cache is closed while it loads still gets what it loads."""
+    gate, began = threading.Event(), threading.Event()
+    found: list[Any] = []
+
+    def load() -> str:
+        began.set()
+        assert gate.wait(CALM)
+        return "loaded"
+
+    cache = Cache.from_url(redis_server.url, timeout=CALM)
+    thread = threading.Thread(target=lambda: found.append(cache.get_or_load("k", load)))
+    thread.start()
+    assert began.wait(CALM)
+    cache.close()
+    gate.set()
+    thread.join(CALM)
+    assert found == ["loaded"]
+
+
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_what_ends_a_thread(threaded: Cache, redis_server: RedisServer, end: type[BaseException]) -> None:
     """What ends a thread inside of its loader ends it, with the lease given back."""
