@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neverstale import Cache
 from neverstale.core.entry import build, placeholder
-from neverstale.core.policy import DAY_MS, State, TagMemory, examine, tag_ttl, valid
+from neverstale.core.policy import DAY_MS, Memory, State, examine, tag_ttl, valid
 from neverstale.testing.servers import RedisServer
 
 NOW = 1_000_000
@@ -150,7 +150,7 @@ def test_the_shortest_ttl(cache: Cache, redis_server: RedisServer, ttl: float) -
 
 def test_memory() -> None:
     """The tags that were seen last are recalled with those that are given, each once."""
-    memory = TagMemory()
+    memory = Memory()
     assert memory.recall("k", ()) == ()
     memory.remember("k", ("a", "b"))
     assert memory.recall("k", ()) == ("a", "b")
@@ -165,7 +165,7 @@ def test_memory() -> None:
 
 def test_memory_is_bounded() -> None:
     """The oldest are forgotten; what was remembered again counts as new."""
-    memory = TagMemory(limit=3)
+    memory = Memory(limit=3)
     for key in ("a", "b", "c"):
         memory.remember(key, (key,))
     memory.remember("a", ("x",))
@@ -175,7 +175,7 @@ def test_memory_is_bounded() -> None:
 
 def test_memory_is_for_threads() -> None:
     """Threads that remember at the same time do not disturb each other, and the bound holds."""
-    memory = TagMemory(limit=50)
+    memory = Memory(limit=50)
 
     def work(name: int) -> None:
         for i in range(3000):

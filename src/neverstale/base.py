@@ -19,7 +19,7 @@ from neverstale.config import Settings
 from neverstale.core.commands import Flow, Given
 from neverstale.core.keys import Keys, check_tags
 from neverstale.core.plan import Plan, Sealed
-from neverstale.core.policy import Seen, State, TagMemory, examine
+from neverstale.core.policy import Memory, Seen, State, examine
 from neverstale.core.read import resolve
 from neverstale.core.store import store
 from neverstale.counters import Counters, CounterSnapshot
@@ -52,7 +52,7 @@ class Shared:
     settings: Settings
     events: Events
     announcer: Announcer
-    memory: TagMemory
+    memory: Memory
     counters: dict[str, Counters]
 
 
@@ -178,7 +178,8 @@ class BaseCache:
     @staticmethod
     def _give(given: Given) -> Any:
         if given.error is not None:
-            raise given.error
+            # From where the loader raised it: each of those who share it would add its own frames else.
+            raise given.error.with_traceback(given.traceback)
         return given.value
 
     # --- the rest --------------------------------------------------------------------------------------------
@@ -201,6 +202,8 @@ class BaseCache:
         """Return the flow that sets values; those that are too large it deletes, so that no older one stays."""
         given = tags_of(tags)
         ttl_ms = self._ttl_ms(ttl)
+        if not isinstance(mapping, Mapping):
+            raise UsageError(f"set_many takes a dict of keys and values, not {type(mapping).__name__}")
         writes: list[tuple[str, Sealed, tuple[str, ...]]] = []
         too_large = []
         for key, value in mapping.items():

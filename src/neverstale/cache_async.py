@@ -13,7 +13,7 @@ from neverstale.core import commands as c
 from neverstale.core import lease
 from neverstale.core.keys import Keys
 from neverstale.core.patterns import invalidate_keys, invalidate_pattern
-from neverstale.core.policy import Seen, State, TagMemory
+from neverstale.core.policy import Memory, Seen, State
 from neverstale.core.read import read_many
 from neverstale.core.tags import invalidate_tags
 from neverstale.decorate import AsyncCached
@@ -47,7 +47,7 @@ class AsyncCache(BaseCache):
         events = Events()
         self._deaf = self._connections.events.subscribe(events.tell, ConnectionEvent)
         announcer = Announcer(events, Keys(settings.namespace, settings.version, "").channel)
-        super().__init__(Shared(settings, events, announcer, TagMemory(), {}), prefix)
+        super().__init__(Shared(settings, events, announcer, Memory(), {}), prefix)
         self._driver = AsyncDriver(self._connections, announcer)
 
     @classmethod
@@ -277,7 +277,8 @@ class AsyncCache(BaseCache):
     async def invalidate_pattern(self, pattern: str) -> Receipt:
         """Invalidate every entry under this prefix whose key matches a glob: `*`, `?`, `[a-z]`.
 
-        Scans all of Redis: tags are faster. What comes from outside goes through `neverstale.escape_glob`.
+        Scans all of Redis: tags are faster. What comes from outside goes through `neverstale.escape_glob`. Of a key
+        above 512 bytes only the first 447 can be matched, by a pattern that ends in `*`; and `?` does not match a `{`.
 
         Raises:
             InvalidationError: Redis could not be reached, or the slots of a cluster kept moving.

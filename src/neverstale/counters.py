@@ -29,7 +29,8 @@ class Counters:
     # with Redis.
     fills: int = 0
     fills_dropped: int = 0
-    # Values set by hand, and those dropped because Redis was away.
+    # Values set by hand, and those of them that were not stored: Redis was away, something invalidated or set the
+    # same key meanwhile, or the value was too large.
     sets: int = 0
     sets_dropped: int = 0
     deletes: int = 0

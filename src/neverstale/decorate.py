@@ -64,6 +64,8 @@ class _Recipe:
         soft_ttl: Ttl | None,
         kind: Any,
     ) -> None:
+        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+            raise UsageError(f"{func.__qualname__} is a generator function: what it yields cannot be cached")
         # Checked now rather than at the first call: a wrong option is found when the module is imported.
         cache._soft_ms(soft_ttl, cache._ttl_ms(ttl))
         self._cache = cache

@@ -106,8 +106,13 @@ class Flights(Generic[E]):
     def land(self, flight: Flight[E], outcome: Outcome) -> None:
         """Hand an outcome to all who wait; what may not be shared leaves nothing to join."""
         flight.outcome = outcome
-        if not outcome.shareable:
-            self._leased.pop((flight.entry, flight.token), None)
+        with self._lock:
+            if not outcome.shareable:
+                self._leased.pop((flight.entry, flight.token), None)
+            if self._running.get(flight.entry) is flight:
+                del self._running[
+                    flight.entry
+                ]  # its flow may go on for a while: the next need not wait for that
         flight.done.set()
 
     def end(self, flight: Flight[E]) -> None:

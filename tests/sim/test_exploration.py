@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import redis
@@ -12,9 +12,10 @@ import redis
 from neverstale.core import calls, lease, policy, read
 from neverstale.drive.sim import Actor, Found, Process, Violation, explore, wander
 from neverstale.drive.wire import SingleWire
+from neverstale.flight import Flight, Flights
 from neverstale.testing.servers import RedisServer
 
-from .world import ENTRY, KEYS, TAG, World, evictor, reader, scenario, writer
+from .world import ENTRY, KEYS, TAG, World, evictor, reader, scenario, setter, writer
 
 Cast = Callable[[World], Sequence[Actor]]
 MEMBERS, STAMP = KEYS.members(TAG), KEYS.stamp(TAG)
@@ -90,17 +91,6 @@ def test_a_reader_after_a_reader_and_two_writers(wire: SingleWire, how: str) -> 
     """One who reads twice is never taken back, while two writers commit and invalidate."""
     cast: Cast = lambda w: [reader(w, "a", times=2), writer(w, "v", how), writer(w, "w", how)]  # noqa: E731
     said(explore(scenario(wire, cast), wire))
-
-
-def test_two_readers_and_two_writers_by_key(wire: SingleWire) -> None:
-    """Two readers and two writers of a key without tags."""
-    cast: Cast = lambda w: [  # noqa: E731
-        reader(w, "a", tags=()),
-        reader(w, "b", tags=()),
-        writer(w, "v", "key"),
-        writer(w, "w", "key"),
-    ]
-    said(explore(scenario(wire, cast, tags=()), wire))
 
 
 @pytest.mark.parametrize("order", ["forward", "backward"])
@@ -204,11 +194,35 @@ def test_an_answer_that_is_lost(wire: SingleWire, step: int, done: bool) -> None
     said(explore(scenario(wire, cast), wire))
 
 
+@pytest.mark.parametrize("readers", [2, 3])
+def test_readers_of_one_process_without_redis(wire: SingleWire, readers: int) -> None:
+    """While Redis is away readers share a load, and join only one that has not begun."""
+    said(explore(scenario(wire, without_redis(readers)), wire))
+
+
+@pytest.mark.parametrize("how", ["tag", "key"])
+def test_a_value_that_is_set(wire: SingleWire, how: str) -> None:
+    """A value that was set is not served after an invalidation that followed; a load in flight does not replace it."""
+    cast: Cast = lambda w: [reader(w, "a", times=2), setter(w, "s", how)]  # noqa: E731
+    said(explore(scenario(wire, cast, filled=True), wire))
+
+
 @pytest.mark.parametrize("how", ["tag", "key"])
 def test_refresh_past_the_soft_ttl(wire: SingleWire, how: str) -> None:
     """What is stale is served while it is refreshed; what is invalid never."""
     cast: Cast = lambda w: [reader(w, "a", times=1 + (how == "key")), reader(w, "b"), writer(w, "w", how)]  # noqa: E731
     said(explore(scenario(wire, cast, filled=True, soft_at=1), wire))
+
+
+def without_redis(readers: int) -> Cast:
+    """Readers of one process whose every command to Redis fails, and a writer whose own do not."""
+    names = ("a", "b", "c")[:readers]
+    return lambda w: (
+        lambda process: [
+            *(reader(w, name, process=process, fail_at=(1, False)) for name in names),
+            writer(w, "w", "key"),
+        ]
+    )(Process())
 
 
 # --- random schedules ------------------------------------------------------------------------------------------
@@ -283,6 +297,18 @@ def without_join_check(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lease, "valid", lambda own, stamps: True)
 
 
+def joining_what_runs(patch: pytest.MonkeyPatch) -> None:
+    """Without Redis, join a load that has begun."""
+
+    def turn(self: Flights[Any], entry: str, token: bytes) -> tuple[Flight[Any], Flight[Any] | None]:
+        running = self._running.get(entry)
+        if running is None:
+            running = self._running[entry] = Flight(entry, token, self._event())
+        return running, None
+
+    patch.setattr(Flights, "turn", turn)
+
+
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Cast, bool]] = {
     "fill without comparing the lease": (without_lease, TWO_READERS["key without tags"], True),
     "entries without checking stamps": (without_stamps, TWO_READERS["tag"], True),
@@ -295,6 +321,7 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Cast, bool]] = {
         ],
         True,
     ),
+    "joining a load that runs, without Redis": (joining_what_runs, without_redis(2), True),
     "joining a load by its lease alone": (without_join_check, TWO_READERS["tag, one process"], True),
 }
 

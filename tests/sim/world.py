@@ -22,6 +22,7 @@ from neverstale.core.patterns import invalidate_keys, invalidate_pattern
 from neverstale.core.plan import Plan
 from neverstale.core.policy import State, examine
 from neverstale.core.read import read
+from neverstale.core.store import store
 from neverstale.core.tags import invalidate_tags
 from neverstale.drive.sim import NOW_MS, Actor, Process, Scenario, Violation
 from neverstale.drive.threads import together
@@ -46,14 +47,13 @@ class World:
     wire: SingleWire
     truth: int = 1
     floor: int = 0
-    given: list[tuple[str, Any]] = field(default_factory=list)
+    floors: dict[str, int] = field(default_factory=dict)
 
     def commit(self) -> int:
         self.truth += 1
         return self.truth
 
     def check(self, who: str, value: Any, floor: int) -> None:
-        self.given.append((who, value))
         if value < floor:
             raise Violation(
                 f"{who} was given version {value}; version {floor} was invalidated before it began"
@@ -101,7 +101,8 @@ def reader(
     def program() -> c.Flow[None]:
         how = plan(world, tags, load, **options)
         for _ in range(times):
-            floor = world.floor
+            # Part of the state: of two runs that differ in nothing else the one with the higher floor promises more.
+            floor = world.floors[name] = world.floor
             try:
                 seen: Any = yield from read(how, home.memory)
             except RedisUnavailable:
@@ -150,6 +151,23 @@ def writer(
     return Actor(name, program, process or Process(), crash_after=crash_after)
 
 
+def setter(world: World, name: str, how: str) -> Actor:
+    """Set the key to an old version, and invalidate it by tag or by key when that is done or given up."""
+    flows: dict[str, Callable[[], c.Flow[Any]]] = {
+        "tag": lambda: invalidate_tags((TAG,), KEYS),
+        "key": lambda: invalidate_keys(("k",), (ENTRY,), KEYS),
+    }
+    home = Process()
+
+    def program() -> c.Flow[None]:
+        yield from store([(ENTRY, SEALER.seal(world.truth), (TAG,))], KEYS, 60_000, home.memory)
+        committed = (yield from c.Load(lambda: (world.commit(), ()))).value
+        yield from flows[how]()
+        world.floor = max(world.floor, committed)
+
+    return Actor(name, program, home)
+
+
 def evictor(name: str, key: str) -> Actor:
     """Redis drops one key, at any moment."""
 
@@ -190,7 +208,7 @@ def scenario(
 
     def state() -> Hashable:
         world = now[0]
-        return world.truth, world.floor
+        return world.truth, world.floor, tuple(sorted(world.floors.items()))
 
     def at_rest() -> None:
         served = _served(wire)

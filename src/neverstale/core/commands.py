@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from neverstale.receipt import Receipt
@@ -207,14 +208,16 @@ class Outcome:
     error: BaseException | None = None
     stamps: tuple[tuple[str, bytes], ...] = field(default=())
     shareable: bool = True
+    traceback: TracebackType | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a read ends with: a value, or the exception of the loader."""
+    """What a read ends with: a value, or the exception of the loader with its traceback as it was when it landed."""
 
     value: Any = None
     error: BaseException | None = None
+    traceback: TracebackType | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +244,13 @@ class Join(Command["Outcome | None"]):
 class Turn(Command["Outcome | None"]):
     """Without Redis: wait for a load of this entry that begins after this command; at most one runs at a time.
 
-    Replies its outcome, or None for the flow that has to run it, under `token`, and to `Land` it.
+    Replies its outcome, or None for the flow that has to run it, under `token`, and to `Land` it. Also None after so
+    many seconds: then it loads for itself alone.
     """
 
     entry: str
     token: bytes
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

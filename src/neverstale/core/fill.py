@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Final
 
 from neverstale.codecs import Undecodable
@@ -13,7 +12,7 @@ from . import entry as entries
 from .calls import Fill, Release, Stamp
 from .commands import Clock, Flow, Given, Land, Lead, Load, Loaded, Outcome, Random, Together, Turn, Wall
 from .plan import Plan, Sealed
-from .policy import TagMemory, tag_ttl
+from .policy import Memory, tag_ttl
 from .store import STAMP_ID_BYTES, build, enlist
 
 __all__ = ["load_alone", "load_under_lease", "release", "share"]
@@ -23,7 +22,7 @@ _RETRY_MS: Final = 1000
 
 
 def load_under_lease(
-    plan: Plan, token: bytes, stamps: dict[str, bytes], memory: TagMemory, counters: Counters
+    plan: Plan, token: bytes, stamps: dict[str, bytes], memory: Memory, counters: Counters
 ) -> Flow[Given]:
     """Load, hand the outcome to those who wait in this process, and store it if the lease still stands.
 
@@ -43,8 +42,8 @@ def load_under_lease(
         # An exception is an answer too ("no such product"): it is shared on the same conditions as a value.
         outcome = _failed(loaded, tuple(own.items()), shareable=not late)
         yield from Land(plan.entry, token, outcome)
-        yield from release(plan, token)
-        return Given(error=outcome.error)
+        yield from release(plan, token, memory)
+        return Given(error=outcome.error, traceback=outcome.traceback)
 
     in_time = True
     if late:
@@ -54,9 +53,9 @@ def load_under_lease(
     yield from Land(plan.entry, token, Outcome(sealed, None, pairs, shareable=in_time))
     filled = False
     if in_time and sealed.size <= plan.max_bytes:
-        filled = yield from _fill(plan, token, loaded, sealed, pairs)
+        filled = yield from _fill(plan, token, loaded, sealed, pairs, memory)
     else:
-        yield from release(plan, token)
+        yield from release(plan, token, memory)
     counters.fills += filled
     counters.fills_dropped += not filled
     return Given(sealed.value)
@@ -65,7 +64,7 @@ def load_under_lease(
 def load_alone(plan: Plan, counters: Counters) -> Flow[Given]:
     """Load without Redis, or without waiting any longer: one at a time in this process, and nothing is stored."""
     token = yield from Random(entries.TOKEN_BYTES)
-    while (outcome := (yield from Turn(plan.entry, token))) is not None:
+    while (outcome := (yield from Turn(plan.entry, token, plan.wait_limit))) is not None:
         given = share(plan, outcome)
         if given is not None:
             return given
@@ -73,7 +72,7 @@ def load_alone(plan: Plan, counters: Counters) -> Flow[Given]:
     outcome = _failed(loaded) if sealed is None else Outcome(sealed)
     yield from Land(plan.entry, token, outcome)
     if sealed is None:
-        return Given(error=outcome.error)
+        return Given(error=outcome.error, traceback=outcome.traceback)
     counters.fills_dropped += 1
     return Given(sealed.value)
 
@@ -83,7 +82,7 @@ def share(plan: Plan, outcome: Outcome) -> Given | None:
     if not outcome.shareable:
         return None
     if outcome.error is not None:
-        return Given(error=outcome.error)
+        return Given(error=outcome.error, traceback=outcome.traceback)
     try:
         return Given(plan.sealer.share(outcome.sealed))
     except Undecodable:
@@ -106,7 +105,8 @@ def _load(plan: Plan, counters: Counters, lease: float = 0.0) -> Flow[tuple[Load
 
 def _failed(loaded: Loaded, stamps: tuple[tuple[str, bytes], ...] = (), *, shareable: bool = True) -> Outcome:
     # What ends a thread or a task (KeyboardInterrupt, CancelledError) is meant for that one alone.
-    return Outcome(None, loaded.error, stamps, shareable and isinstance(loaded.error, Exception))
+    traceback = loaded.error.__traceback__ if loaded.error is not None else None
+    return Outcome(None, loaded.error, stamps, shareable and isinstance(loaded.error, Exception), traceback)
 
 
 def _read_late(plan: Plan, late: tuple[str, ...], own: dict[str, bytes], began: float) -> Flow[bool]:
@@ -128,7 +128,12 @@ def _read_late(plan: Plan, late: tuple[str, ...], own: dict[str, bytes], began: 
 
 
 def _fill(
-    plan: Plan, token: bytes, loaded: Loaded, sealed: Sealed, stamps: tuple[tuple[str, bytes], ...]
+    plan: Plan,
+    token: bytes,
+    loaded: Loaded,
+    sealed: Sealed,
+    stamps: tuple[tuple[str, bytes], ...],
+    memory: Memory,
 ) -> Flow[bool]:
     fill_id = yield from Random(entries.FILL_ID_BYTES)
     soft_at = ((yield from Wall()) + plan.soft_ms) if plan.soft_ms else 0
@@ -140,10 +145,13 @@ def _fill(
         (filled,) = yield from Together((Fill(plan.entry, token, raw, plan.ttl_ms),))
         return bool(filled)
     except RedisUnavailable:
+        memory.orphan(token)
         return False
 
 
-def release(plan: Plan, token: bytes) -> Flow[None]:
-    """Give a lease back, if it stands."""
-    with suppress(RedisUnavailable):  # it ends by itself
+def release(plan: Plan, token: bytes, memory: Memory) -> Flow[None]:
+    """Give a lease back, if it stands; where that fails, the next reader of this process who meets it does."""
+    try:
         yield from Together((Release(plan.entry, token, _RETRY_MS),))
+    except RedisUnavailable:
+        memory.orphan(token)

@@ -29,6 +29,8 @@ _DIGEST_BYTES: Final = 65  # "~" and 64 hexadecimal digits
 #: *and* have the length of a shortened key.
 _SHORT: Final = MAX_KEY_BYTES - _DIGEST_BYTES
 MAX_TAG_BYTES: Final = 256
+#: Every read of an entry compares the stamps of all its tags.
+MAX_TAGS: Final = 1000
 
 _GLOB = re.compile(r"([*?\[\]\\])")
 
@@ -71,7 +73,13 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
         return ()
     if isinstance(tags, str):
         raise UsageError(f"tags is a list of strings, not one string: write tags=[{tags!r}]")
-    return tuple(dict.fromkeys(map(check_tag, tags)))
+    try:
+        distinct = tuple(dict.fromkeys(map(check_tag, tags)))
+    except TypeError as error:
+        raise UsageError(f"tags is a list of strings, not {type(tags).__name__}: {tags!r}") from error
+    if len(distinct) > MAX_TAGS:
+        raise UsageError(f"an entry has at most {MAX_TAGS} tags, not {len(distinct)}")
+    return distinct
 
 
 def _utf8(text: str, what: str) -> bytes:

@@ -35,7 +35,7 @@ from .calls import Acquire, Stamp
 from .commands import Call, Clock, Fetch, Flow, Given, Join, Outcome, Random, Together, Wait
 from .fill import load_alone, load_under_lease, release, share
 from .plan import Plan
-from .policy import Seen, State, TagMemory, tag_ttl, valid
+from .policy import Memory, Seen, State, tag_ttl, valid
 from .read import read
 from .store import STAMP_ID_BYTES
 
@@ -48,7 +48,7 @@ _GROWTH: Final = 1.5
 _LONGEST_PAUSE: Final = 0.010
 
 
-def get_or_load(plan: Plan, seen: Seen | None, memory: TagMemory, counters: Counters) -> Flow[Given]:
+def get_or_load(plan: Plan, seen: Seen | None, memory: Memory, counters: Counters) -> Flow[Given]:
     """Return the entry's value, loaded if it must be, or the exception of the loader.
 
     Args:
@@ -79,6 +79,10 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: TagMemory, counters: Coun
             if known.state is State.LEASED:
                 assert known.entry is not None
                 theirs: bytes | None = known.entry.token
+                if memory.adopt(known.entry.token):
+                    yield from release(plan, known.entry.token, memory)
+                    known = None
+                    continue
             else:
                 token = yield from Random(entries.TOKEN_BYTES)
                 asked = True
@@ -101,7 +105,7 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: TagMemory, counters: Coun
             alone = yield from load_alone(plan, counters)
             if asked:
                 # The lease may have been granted without our hearing of it, and others would wait for us.
-                yield from release(plan, token)
+                yield from release(plan, token, memory)
             return alone
         if given is not None:
             return given
@@ -114,7 +118,7 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: TagMemory, counters: Coun
     return (yield from load_under_lease(plan, token, stamps, memory, counters))
 
 
-def refresh(plan: Plan, seen: Seen, memory: TagMemory, counters: Counters) -> Flow[Given | None]:
+def refresh(plan: Plan, seen: Seen, memory: Memory, counters: Counters) -> Flow[Given | None]:
     """Load anew an entry that is past its soft TTL; the old value stays until then. None if somebody else does.
 
     Raises:
@@ -128,7 +132,7 @@ def refresh(plan: Plan, seen: Seen, memory: TagMemory, counters: Counters) -> Fl
 
 
 def _acquire(
-    plan: Plan, seen: Seen, token: bytes, memory: TagMemory, mode: Literal["fill", "refresh"]
+    plan: Plan, seen: Seen, token: bytes, memory: Memory, mode: Literal["fill", "refresh"]
 ) -> Flow[tuple[bytes, dict[str, bytes]]]:
     """Ask for the lease and, on the same way, for the stamps that are missing.
 

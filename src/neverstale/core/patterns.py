@@ -4,6 +4,9 @@ A lease stands in its entry's own key, so deleting the key cancels the fill that
 that is there from its beginning to its end; a lease placed after it began belongs to a load that began after it, and
 sees the truth of now.
 
+A cursor of SCAN means nothing to a server that has been restarted, or to the replica that took its place: the runs of
+the servers are compared before and after, and the scan repeated where they differ.
+
 On a cluster a key can move from a primary not yet scanned to one scanned already. So the primaries and the slots on
 the move are compared before and after, and the scan repeated until it ran undisturbed, or twice under one and the same
 move: a slot moves in one direction, so what the first pass missed has arrived where the second looks.
@@ -16,7 +19,7 @@ from typing import Final, Literal
 from neverstale.errors import RedisUnavailable
 from neverstale.receipt import Receipt
 
-from .commands import Announce, Clock, Drop, Flow, Scan, Topology
+from .commands import Announce, Clock, Drop, Flow, Scan, Topology, Wait
 from .keys import Keys
 
 __all__ = ["invalidate_keys", "invalidate_pattern"]
@@ -25,6 +28,8 @@ __all__ = ["invalidate_keys", "invalidate_pattern"]
 _STEP: Final = 1000
 #: Each pass needs a calm second or so; slots that do not come to rest in ten passes need an operator.
 _PASSES: Final = 10
+#: Between two passes, in seconds: what moves needs time to come to rest, and a client to learn of it.
+_PAUSE: Final = 0.25
 
 
 def invalidate_keys(names: tuple[str, ...], entries: tuple[str, ...], keys: Keys) -> Flow[Receipt]:
@@ -61,6 +66,7 @@ def invalidate_pattern(pattern: str, keys: Keys) -> Flow[Receipt]:
                 removed += yield from _sweep(node, glob)
             if (yield from Topology()).signature == before.signature:
                 return (yield from _receipt("pattern", (pattern,), removed, began, keys))
+        yield from Wait("", _PAUSE)
         before = yield from Topology()
     raise RedisUnavailable(f"the slots of the cluster kept moving during {_PASSES} scans")
 

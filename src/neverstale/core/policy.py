@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .entry import HEAD, Entry, parse
 
-__all__ = ["DAY_MS", "Seen", "State", "TagMemory", "examine", "tag_ttl", "valid"]
+__all__ = ["DAY_MS", "Memory", "Seen", "State", "examine", "tag_ttl", "valid"]
 
 #: The longest that anything lives in Redis.
 DAY_MS: Final = 86_400_000
 #: How much longer than its entries a tag lives: what may pass between reading a stamp and the fill, beside the load.
 _SLACK_MS: Final = 60_000
+#: They end by themselves after seconds: more than these are an outage, in which nobody reads them.
+_ORPHANS_KEPT: Final = 10_000
 
 
 class State(enum.Enum):
@@ -88,19 +90,20 @@ def tag_ttl(ttl_ms: int, lease_ms: int = 0) -> int:
     return min(ttl_ms + lease_ms + _SLACK_MS, DAY_MS)
 
 
-class TagMemory:
-    """Which tags an entry had when it was last seen, so that the next read brings their stamps along.
+class Memory:
+    """What a process remembers of entries: the tags they had, and the leases that it could not give back.
 
-    A hint and no more: a wrong one costs a round trip. Bounded; the oldest are forgotten. Single operations on a
-    dictionary, so threads may share it.
+    The tags are a hint, so that the next read brings their stamps along: a wrong one costs a round trip. Bounded; the
+    oldest are forgotten. Single operations on dictionaries, so threads may share it.
     """
 
-    __slots__ = ("_limit", "_tags")
+    __slots__ = ("_limit", "_orphans", "_tags")
 
     def __init__(self, limit: int = 50_000) -> None:
         # 50,000 entries of two tags are about 10 MB.
         self._limit = limit
         self._tags: dict[str, tuple[str, ...]] = {}
+        self._orphans: dict[bytes, None] = {}
 
     def __len__(self) -> int:
         return len(self._tags)
@@ -122,8 +125,24 @@ class TagMemory:
         if not tags:
             return
         self._tags[entry] = tags
-        while len(self._tags) > self._limit:
-            try:
-                _ = self._tags.pop(next(iter(self._tags)), None)
-            except (StopIteration, RuntimeError):  # another thread was quicker
-                break
+        _trim(self._tags, self._limit)
+
+    def orphan(self, token: bytes) -> None:
+        """Note a lease that may stand although nobody holds it."""
+        self._orphans[token] = None
+        _trim(self._orphans, _ORPHANS_KEPT)
+
+    def adopt(self, token: bytes) -> bool:
+        """Return whether a lease is such a one; the caller is to give it back."""
+        if token not in self._orphans:
+            return False
+        _ = self._orphans.pop(token, None)
+        return True
+
+
+def _trim(table: dict[Any, Any], limit: int) -> None:
+    while len(table) > limit:
+        try:
+            _ = table.pop(next(iter(table)), None)
+        except (StopIteration, RuntimeError):  # another thread was quicker
+            break

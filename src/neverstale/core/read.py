@@ -5,12 +5,12 @@ from __future__ import annotations
 from .commands import Fetch, Flow, Wall
 from .keys import Keys
 from .plan import Plan
-from .policy import Seen, State, TagMemory, examine
+from .policy import Memory, Seen, State, examine
 
 __all__ = ["read", "read_many", "resolve"]
 
 
-def read(plan: Plan, memory: TagMemory) -> Flow[Seen]:
+def read(plan: Plan, memory: Memory) -> Flow[Seen]:
     """Read an entry and the stamps of its tags; asks a second time for tags it did not know of.
 
     Raises:
@@ -27,7 +27,7 @@ def read(plan: Plan, memory: TagMemory) -> Flow[Seen]:
     return seen
 
 
-def read_many(entries_: tuple[str, ...], keys: Keys, memory: TagMemory) -> Flow[list[Seen]]:
+def read_many(entries_: tuple[str, ...], keys: Keys, memory: Memory) -> Flow[list[Seen]]:
     """Read several entries and the stamps of all their tags, as `read` does one.
 
     Raises:

@@ -6,5 +6,7 @@
 -- Invariant: the new stamp was never there before.
 local time = redis.call('TIME')
 local ttl = math.max(redis.call('PTTL', KEYS[1]), tonumber(ARGV[2]))
-redis.call('SET', KEYS[1], ARGV[1] .. '@' .. time[1] .. string.format('%06d', time[2]), 'PX', ttl)
+local set = redis.pcall('SET', KEYS[1], ARGV[1] .. '@' .. time[1] .. string.format('%06d', time[2]), 'PX', ttl)
+-- Out of memory, Redis refuses to set but not to delete; a stamp that is not there matches nothing either.
+if set.err then redis.call('UNLINK', KEYS[1]) end
 return 1

@@ -9,7 +9,7 @@ from .calls import Acquire, Enlist, Fill, Stamp
 from .commands import Call, Drop, Flow, Random, Together
 from .keys import Keys
 from .plan import Sealed
-from .policy import TagMemory, tag_ttl
+from .policy import Memory, tag_ttl
 
 __all__ = ["STAMP_ID_BYTES", "build", "enlist", "store"]
 
@@ -22,7 +22,7 @@ def store(
     writes: list[tuple[str, Sealed, tuple[str, ...]]],
     keys: Keys,
     ttl_ms: int,
-    memory: TagMemory,
+    memory: Memory,
     instead: tuple[str, ...] = (),
 ) -> Flow[int]:
     """Set entries, whatever is there: `(entry, sealed value, tags)` each; delete those of `instead`.

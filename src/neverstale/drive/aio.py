@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from neverstale.core import commands as c
 from neverstale.counters import Counters
 from neverstale.errors import RedisUnavailable
+from neverstale.events import ConnectionEvent
 from neverstale.flight import Flight, Flights
 from neverstale.loading import collecting
 
@@ -38,6 +39,9 @@ __all__ = ["AsyncDriver"]
 logger = logging.getLogger("neverstale")
 T = TypeVar("T")
 
+
+#: So many refreshes run at a time on an event loop: more would be a load of its own on the database.
+_REFRESHES = 16
 
 _COLD: Any = (None, None)
 _drivers: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
@@ -162,8 +166,8 @@ class AsyncDriver:
     def refresh(self, entry: str, flow: Callable[[], c.Flow[c.Given | None]], counters: Counters) -> None:
         """Run a flow in the background, unless one for this entry is running; its errors are logged."""
         refreshing = self._loop().refreshing
-        if entry in refreshing:
-            return
+        if entry in refreshing or len(refreshing) >= _REFRESHES:
+            return  # the next reader of the stale value tries again
         refreshing.add(entry)
 
         async def work() -> None:
@@ -218,8 +222,8 @@ class AsyncDriver:
                     async with asyncio.timeout(seconds):
                         await flight.done.wait()
                 return flight.outcome
-            case c.Turn(entry, token):
-                return await self._turn(entry, token, flights)
+            case c.Turn(entry, token, seconds):
+                return await self._turn(entry, token, seconds, flights)
             case c.Announce(receipt, prefix):
                 message = self._announcer.tell(receipt, prefix)
                 try:
@@ -247,6 +251,14 @@ class AsyncDriver:
                 case c.Scan(node, cursor, pattern, count):
                     after, found = await wire.ask(node, ("SCAN", cursor, "MATCH", pattern, "COUNT", count))
                     return int(after), list(found)
+        except RedisUnavailable as error:
+            # Redis answered, and refused: out of memory, no permission, read-only. Logged as what breaks a connection
+            # is, once in a while.
+            counters.errors += 1
+            self._connections.events.emit(
+                ConnectionEvent("error", str(self._connections.settings.url), str(error))
+            )
+            raise
         except REDIS_ERRORS as error:
             counters.errors += 1
             raise unavailable(error) from error
@@ -263,15 +275,22 @@ class AsyncDriver:
                 replies[index] = reply
         return results(calls, replies, unavailable)
 
-    async def _turn(self, entry: str, token: bytes, flights: list[Flight[asyncio.Event]]) -> c.Outcome | None:
+    async def _turn(
+        self, entry: str, token: bytes, seconds: float, flights: list[Flight[asyncio.Event]]
+    ) -> c.Outcome | None:
         flight, before = self.flights.turn(entry, token)
-        if flight.token != token:
-            await flight.done.wait()
-            return flight.outcome or c.Outcome(shareable=False)
-        flights.append(flight)
-        while before is not None:
-            await before.done.wait()
-            before = self.flights.begin(flight)
+        try:
+            async with asyncio.timeout(seconds):
+                if flight.token != token:
+                    await flight.done.wait()
+                    return flight.outcome or c.Outcome(shareable=False)
+                flights.append(flight)
+                while before is not None:
+                    await before.done.wait()
+                    before = self.flights.begin(flight)
+        except TimeoutError:
+            if flight.token == token:
+                self.flights.end(flight)
         return None
 
 
@@ -282,6 +301,8 @@ async def _load(command: c.Load) -> c.Loaded:
             value, error = command.loader(), None
             if inspect.isawaitable(value):
                 value = await value
+        except GeneratorExit:  # the event loop was closed under us: there is nothing left to wait with
+            raise
         except BaseException as raised:  # noqa: BLE001 - also what ends the task: the lease is given back first
             value, error = None, raised
     return loaded(command, value, error, named.tags, time.perf_counter() - began)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
@@ -43,10 +44,12 @@ __all__ = [
     "Words",
     "at_once",
     "by_slot",
+    "in_chunks",
     "loaded",
     "missing_scripts",
     "redirected",
     "results",
+    "run_id",
     "slot_of",
     "string",
     "to_ask",
@@ -58,6 +61,8 @@ logger = logging.getLogger("neverstale")
 Words: TypeAlias = tuple[Any, ...]
 T = TypeVar("T")
 
+#: So many deletions take a server about a millisecond.
+_CHUNK: Final = 500
 #: Replies of a cluster that mean: ask again, elsewhere or a little later.
 _REDIRECTS = (MovedError, AskError, TryAgainError, ClusterDownError)
 
@@ -65,6 +70,11 @@ _REDIRECTS = (MovedError, AskError, TryAgainError, ClusterDownError)
 def slot_of(key: str | bytes) -> int:
     """Return the hash slot of a key."""
     return key_slot(key.encode() if isinstance(key, str) else key)
+
+
+def in_chunks(keys: Sequence[str | bytes]) -> tuple[DropSlot, ...]:
+    """Divide the keys that are to be deleted on one node: while a script runs, nobody else is served."""
+    return tuple(DropSlot(tuple(keys[at : at + _CHUNK])) for at in range(0, len(keys), _CHUNK))
 
 
 def by_slot(keys: Iterable[str | bytes]) -> tuple[DropSlot, ...]:
@@ -128,19 +138,36 @@ def results(
     return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
 
 
-def topology(raw: bytes | str) -> TopologyView:
-    """Read which primaries there are, which slots they hold, and whether any are on the move, from CLUSTER NODES."""
-    text = raw.decode() if isinstance(raw, bytes) else raw
-    nodes, lines, moving = [], [], False
-    for line in text.splitlines():
-        _, address, flags, _, _, _, _, _, *slots = line.split()
-        if "master" not in flags.split(",") or "noaddr" in flags or not slots:
-            continue
-        moving = moving or any(slot.startswith("[") for slot in slots)
-        name = address.partition("@")[0].partition(",")[0]
-        nodes.append(name)
-        lines.append(f"{name} {' '.join(slots)}")
-    return TopologyView(tuple(nodes), "\n".join(sorted(lines)), moving)
+def run_id(info: Any) -> str:
+    """Return which run of a server an INFO tells of; nothing where it may not be asked."""
+    found = None if isinstance(info, ResponseError) else re.search(rb"run_id:(\w+)", info)
+    return found[1].decode() if found else ""
+
+
+def topology(views: Iterable[tuple[str, bytes, Any]]) -> TopologyView:
+    """Put together what the primaries say of themselves: only a node that gives or takes a slot knows that it does.
+
+    Args:
+        views: for each primary that the client knows its name there, its CLUSTER NODES and its INFO.
+    """
+    names, lines, moving = [], [], False
+    owned, assigned = 0, 0
+    for name, text, info in views:
+        names.append(name)
+        assigned = 0
+        for line in text.decode().splitlines():
+            _, _, flags, _, _, _, _, _, *slots = line.split()
+            ranges = [slot for slot in slots if not slot.startswith("[")]
+            size = sum(
+                int(last or first) - int(first) + 1 for first, _, last in (r.partition("-") for r in ranges)
+            )
+            assigned += size
+            if "myself" in flags.split(","):
+                owned += size
+                moving = moving or len(slots) > len(ranges)
+                lines.append(f"{name} {run_id(info)} {' '.join(slots)}")
+    # Slots of a primary that the client does not know yet: it will, soon.
+    return TopologyView(tuple(names), "\n".join(sorted(lines)), moving or owned != assigned)
 
 
 class _Later:

@@ -27,7 +27,7 @@ from redis.exceptions import TimeoutError as TimedOut
 from neverstale.core.calls import DropSlot
 from neverstale.core.commands import TopologyView
 
-from .calls import Words, by_slot, redirected, slot_of, string, to_ask, topology
+from .calls import Words, by_slot, in_chunks, redirected, run_id, slot_of, string, to_ask, topology
 from .cluster import AsyncBoundedCluster
 from .connection import REDIS_ERRORS
 
@@ -96,7 +96,7 @@ class Lane:
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         places = batch.keys
         batch.readers.append((future, [places.setdefault(key, len(places)) for key in keys]))
-        batch.size += 1
+        batch.size += len(keys)
         return future
 
     def send(self, commands: Sequence[Words]) -> asyncio.Future[list[Any]]:
@@ -200,10 +200,11 @@ class SingleLane:
         return self._lane.fetch(keys)
 
     def drops(self, keys: Sequence[str | bytes]) -> Sequence[DropSlot]:
-        return (DropSlot(tuple(keys)),)
+        return in_chunks(keys)
 
     async def topology(self) -> TopologyView:
-        return TopologyView(("",), "", moving=False)
+        (info,) = await self._lane.send((("INFO", "server"),))
+        return TopologyView(("",), run_id(info), moving=False)
 
     async def ask(self, node: str, words: Words) -> Any:
         return _raised((await self._lane.send((words,)))[0])
@@ -268,7 +269,12 @@ class ClusterLanes:
         return by_slot(keys)
 
     async def topology(self) -> TopologyView:
-        return topology(await self.ask("", ("CLUSTER", "NODES")))
+        await self._client.initialize()
+        asked = []
+        for node in self._client.get_primaries():
+            nodes, info = await self._lane(node).send((("CLUSTER", "NODES"), ("INFO", "server")))
+            asked.append((node.name, _raised(nodes), info))
+        return topology(asked)
 
     async def ask(self, node: str, words: Words) -> Any:
         await self._client.initialize()

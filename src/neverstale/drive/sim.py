@@ -5,9 +5,9 @@ A *scenario* is a number of actors, each a flow that may call other flows, and w
 differs in anything that matters; `wander` does random ones of larger scenarios.
 
 How every schedule is covered without doing each: after each step the *state* is everything that the future depends on,
-which is what is in Redis, what each actor has been replied (a flow is deterministic, so its replies are its memory),
-the loads in flight and what the scenario itself remembers. A state that was seen before has the same future, so the
-schedule ends there.
+which is what is in Redis, what each actor has been replied (a flow is deterministic, so its replies are its memory)
+and what it waits for, what each process has in flight and remembers, and what the scenario itself does. A state that
+was seen before has the same future, so the schedule ends there.
 
 What is a step: a command that Redis or the loader answers. What only concerns the actor itself (its clock, its random
 bytes) is done on the way. Waiting is not a step: an actor that waits goes on when what it waits for has changed; if
@@ -28,7 +28,7 @@ from typing import Any, Final, Literal
 from neverstale.core import commands as c
 from neverstale.core.calls import Script
 from neverstale.core.entry import HEAD, LEASE, MAGIC
-from neverstale.core.policy import TagMemory
+from neverstale.core.policy import Memory
 from neverstale.counters import Counters
 from neverstale.drive.connection import REDIS_ERRORS, unavailable
 from neverstale.drive.threads import together
@@ -66,8 +66,18 @@ class Process:
 
     def __init__(self) -> None:
         self.flights: Flights[_Flag] = Flights(_Flag)
-        self.memory = TagMemory()
+        self.memory = Memory()
         self.counters = Counters()
+
+    def state(self) -> Hashable:
+        """Return what the future of its actors depends on."""
+        flights, memory = self.flights, self.memory
+        tables = (flights._leased, flights._running, flights._next)
+        return (
+            tuple(tuple((str(key), _flying(flight)) for key, flight in table.items()) for table in tables),
+            tuple(memory._tags.items()),
+            tuple(memory._orphans),
+        )
 
 
 @dataclass
@@ -236,10 +246,7 @@ class Run:
     def _do(self, actor: Actor) -> tuple[Any, RedisUnavailable | None]:
         match actor.pending:
             case c.Load(loader):
-                try:
-                    return c.Loaded(*_value_and_tags(loader())), None
-                except LookupError as error:
-                    return c.Loaded(error=error), None
+                return self._load(actor, loader), None
             case c.Wait(entry, _):
                 if actor.waits_for is None:
                     actor.waits_for = (entry, self._read(entry))
@@ -248,10 +255,20 @@ class Run:
                 return None, None
             case c.Join(entry, token, _):
                 return self._join(actor, actor.waits_for or actor.process.flights.find(entry, token)), None
-            case c.Turn(entry, token):
+            case c.Turn(entry, token, _):
                 return self._turn(actor, entry, token), None
             case command:
                 return self._ask_redis(actor, command)
+
+    def _load(self, actor: Actor, loader: Callable[[], Any]) -> Any:
+        """Read the truth in one step, and have it in another: a load takes time."""
+        if actor.parts:
+            return actor.parts.pop(0)
+        try:
+            actor.parts[0] = c.Loaded(*_value_and_tags(loader()))
+        except LookupError as error:
+            actor.parts[0] = c.Loaded(error=error)
+        return None
 
     def _join(self, actor: Actor, flight: Flight[_Flag] | None) -> c.Outcome | None:
         if flight is None:
@@ -316,21 +333,20 @@ class Run:
 
     def state(self) -> Hashable:
         """Return everything that the future depends on."""
-        stored = []
-        replies = self.wire.exchange([(key, ("TYPE", key)) for key in self.scenario.keys])
-        for key, kind in zip(self.scenario.keys, replies, strict=True):
-            if kind == b"string":
-                stored.append(_plain(self._read(key)))
-            elif kind == b"set":
-                stored.append(tuple(sorted(self.wire.ask("", ("SMEMBERS", key)))))
-            else:
-                stored.append(None)
+        asked = [(key, (verb, key)) for key in self.scenario.keys for verb in ("GET", "SMEMBERS")]
+        # Each key is a string or a set: the other answer is an error, and says nothing.
+        stored = [
+            tuple(sorted(reply)) if isinstance(reply, list) else _plain(reply)
+            for reply in self.wire.exchange(asked)
+            if not isinstance(reply, Exception)
+        ]
         return (
             tuple(stored),
             tuple(
-                (a.done, a.waits_for is not None, _plain(tuple(a.parts.items())), tuple(a.heard))
+                (a.done, _awaited(a.waits_for), _plain(tuple(a.parts.items())), tuple(a.heard))
                 for a in self.actors
             ),
+            tuple(process.state() for process in dict.fromkeys(actor.process for actor in self.actors)),
             self.scenario.state(),
         )
 
@@ -411,6 +427,16 @@ def _rest(run: Run) -> None:
 def _value_and_tags(result: Any) -> tuple[Any, None, tuple[str, ...]]:
     value, tags = result
     return value, None, tags
+
+
+def _flying(flight: Flight[_Flag]) -> Hashable:
+    return flight.token, flight.done.is_set(), flight.outcome is not None
+
+
+def _awaited(waits_for: Any) -> Hashable:
+    if isinstance(waits_for, Flight):
+        return _flying(waits_for)
+    return None if waits_for is None else (waits_for[0], _plain(waits_for[1]))
 
 
 _TIME = re.compile(rb"(?<=@)\d{16}")

@@ -10,6 +10,7 @@ This module knows how each command is done, not what a flow means.
 from __future__ import annotations
 
 import contextvars
+import inspect
 import logging
 import os
 import random
@@ -21,7 +22,8 @@ from typing import Any, TypeVar
 
 from neverstale.core import commands as c
 from neverstale.counters import Counters
-from neverstale.errors import RedisUnavailable
+from neverstale.errors import RedisUnavailable, UsageError
+from neverstale.events import ConnectionEvent
 from neverstale.flight import Flight, Flights
 from neverstale.loading import collecting
 
@@ -37,6 +39,8 @@ T = TypeVar("T")
 
 #: Refreshes run beside the requests; more of them at a time would be a load of its own on the database.
 _REFRESHERS = 4
+#: So many refreshes run or wait for a thread; each holds the value that it replaces.
+_REFRESHES = 16
 
 
 class ThreadDriver:
@@ -116,11 +120,12 @@ class ThreadDriver:
     def refresh(self, entry: str, flow: Callable[[], c.Flow[c.Given | None]], counters: Counters) -> None:
         """Run a flow on another thread, unless one for this entry is running; its errors are logged."""
         with self._lock:
-            if entry in self._refreshing:
-                return
+            if entry in self._refreshing or len(self._refreshing) >= _REFRESHES:
+                return  # the next reader of the stale value tries again
             self._refreshing.add(entry)
             if self._refreshers is None:
                 self._refreshers = ThreadPoolExecutor(_REFRESHERS, thread_name_prefix="neverstale-refresh")
+            refreshers = self._refreshers
         context = contextvars.copy_context()
 
         def work() -> None:
@@ -134,7 +139,7 @@ class ThreadDriver:
                 self._refreshing.discard(entry)
 
         try:
-            self._refreshers.submit(work)
+            refreshers.submit(work)
         except RuntimeError:  # the interpreter is shutting down
             self._refreshing.discard(entry)
 
@@ -163,8 +168,8 @@ class ThreadDriver:
             case c.Join(entry, token, seconds):
                 flight = self.flights.find(entry, token)
                 return flight.outcome if flight is not None and flight.done.wait(seconds) else None
-            case c.Turn(entry, token):
-                return self._turn(entry, token, flights)
+            case c.Turn(entry, token, seconds):
+                return self._turn(entry, token, seconds, flights)
             case c.Announce(receipt, prefix):
                 message = self._announcer.tell(receipt, prefix)
                 try:
@@ -192,20 +197,34 @@ class ThreadDriver:
                 case c.Scan(node, cursor, pattern, count):
                     after, found = wire.ask(node, ("SCAN", cursor, "MATCH", pattern, "COUNT", count))
                     return int(after), list(found)
+        except RedisUnavailable as error:
+            # Redis answered, and refused: out of memory, no permission, read-only. Logged as what breaks a connection
+            # is, once in a while.
+            counters.errors += 1
+            self._connections.events.emit(
+                ConnectionEvent("error", str(self._connections.settings.url), str(error))
+            )
+            raise
         except REDIS_ERRORS as error:
             counters.errors += 1
             raise unavailable(error) from error
         finally:
             counters.redis_seconds += time.perf_counter() - began
 
-    def _turn(self, entry: str, token: bytes, flights: list[Flight[threading.Event]]) -> c.Outcome | None:
+    def _turn(
+        self, entry: str, token: bytes, seconds: float, flights: list[Flight[threading.Event]]
+    ) -> c.Outcome | None:
+        ends = time.monotonic() + seconds
         flight, before = self.flights.turn(entry, token)
         if flight.token != token:
-            flight.done.wait()
+            if not flight.done.wait(seconds):
+                return None
             return flight.outcome or c.Outcome(shareable=False)
         flights.append(flight)
         while before is not None:
-            before.done.wait()
+            if not before.done.wait(max(0.0, ends - time.monotonic())):
+                self.flights.end(flight)
+                return None
             before = self.flights.begin(flight)
         return None
 
@@ -215,6 +234,9 @@ def _load(command: c.Load) -> c.Loaded:
     with collecting() as named:
         try:
             value, error = command.loader(), None
+            if inspect.iscoroutine(value):
+                value.close()
+                raise UsageError("load is a coroutine function, which nobody here awaits: use AsyncCache")
         except BaseException as raised:  # noqa: BLE001 - also what ends the thread: the lease is given back first
             value, error = None, raised
     return loaded(command, value, error, named.tags, time.perf_counter() - began)

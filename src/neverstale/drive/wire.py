@@ -23,7 +23,7 @@ from redis.exceptions import ResponseError
 from neverstale.core.calls import DropSlot
 from neverstale.core.commands import TopologyView
 
-from .calls import Words, by_slot, redirected, slot_of, string, to_ask, topology
+from .calls import Words, by_slot, in_chunks, redirected, run_id, slot_of, string, to_ask, topology
 from .cluster import BoundedCluster
 from .connection import REDIS_ERRORS
 
@@ -100,10 +100,11 @@ class SingleWire:
         return reply
 
     def drops(self, keys: Sequence[str | bytes]) -> Sequence[DropSlot]:
-        return (DropSlot(tuple(keys)),)
+        return in_chunks(keys)
 
     def topology(self) -> TopologyView:
-        return TopologyView(("",), "", moving=False)
+        (info,) = _persist(self._client.connection_pool, (("INFO", "server"),))
+        return TopologyView(("",), run_id(info), moving=False)
 
     def ask(self, node: str, words: Words) -> Any:
         return _raised(_persist(self._client.connection_pool, (words,))[0])
@@ -166,7 +167,15 @@ class ClusterWire:
         return by_slot(keys)
 
     def topology(self) -> TopologyView:
-        return topology(self.ask("", ("CLUSTER", "NODES")))
+        asked = []
+        for node in self._client.get_primaries():
+            pool = self._client.get_redis_connection(node).connection_pool
+            nodes, info = _persist(pool, (("CLUSTER", "NODES"), ("INFO", "server")))
+            asked.append((node.name, _raised(nodes), info))
+        view = topology(asked)
+        if view.moving:
+            self._relearn()
+        return view
 
     def ask(self, node: str, words: Words) -> Any:
         *others, last = to_ask(self._client, node)
