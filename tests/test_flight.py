@@ -96,17 +96,21 @@ def test_nobody_joins_what_runs(flights: Flights[Event]) -> None:
     assert [flights.turn("k", token) for token in (b"3", b"4")] == [(waiting, running)] * 2
 
 
-def test_the_next_begins_when_the_first_has_ended(flights: Flights[Event]) -> None:
-    """The next load begins after the end of the one before, and from then on nobody joins it either."""
+@pytest.mark.parametrize("landed", [True, False])
+def test_the_next_begins_after_the_first(flights: Flights[Event], landed: bool) -> None:
+    """The next load begins when the one before has landed or ended, and from then on nobody joins it either."""
     running, _ = flights.turn("k", b"1")
     waiting, _ = flights.turn("k", b"2")
     assert flights.begin(waiting) is running
-    flights.land(running, Outcome(1))
-    assert flights.begin(waiting) is running
-    flights.end(running)
+    if landed:
+        flights.land(running, Outcome(1))
+    else:
+        flights.end(running)
     assert flights.begin(waiting) is None
     after, before = flights.turn("k", b"3")
     assert (after.token, before) == (b"3", waiting)
+    flights.end(running)
+    assert flights.turn("k", b"4") == (after, waiting)
 
 
 def test_one_that_gives_up_its_turn(flights: Flights[Event]) -> None:

@@ -196,7 +196,6 @@ async def test_a_load_while_its_slot_moves(face: Face, other: Face, server: Serv
         await other.invalidate_key("k")
 
 
-@pytest.mark.xfail(reason="one node at random is asked, and shows only its own open slots", strict=False)
 async def test_patterns_while_a_slot_moves(make: Make, server: Server) -> None:
     """A slot that is open for long does not keep a pattern from being invalidated."""
     face = make()
@@ -206,7 +205,6 @@ async def test_patterns_while_a_slot_moves(make: Make, server: Server) -> None:
             assert (await face.invalidate_pattern("k*")).removed == 10
 
 
-@pytest.mark.xfail(reason="one node is asked, and shows only its own open slots", strict=True)
 def test_a_pattern_and_an_entry_that_moves_behind_the_scan(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
