@@ -15,6 +15,7 @@ from neverstale.drive.wire import SingleWire
 from neverstale.flight import Flight, Flights
 from neverstale.testing.servers import RedisServer
 
+from .totals import TOTAL
 from .world import ENTRY, KEYS, TAG, World, evictor, reader, scenario, setter, writer
 
 Cast = Callable[[World], Sequence[Actor]]
@@ -31,6 +32,7 @@ def wire(redis_server: RedisServer) -> Iterator[SingleWire]:
 
 
 def said(found: Found) -> None:
+    TOTAL.append(found)
     print(f"{found.schedules} schedules, {found.states} states, {found.steps} steps")
 
 
