@@ -21,7 +21,7 @@ from neverstale.drive.announce import Announcer
 from neverstale.drive.clients import shared
 from neverstale.drive.listen import listening
 from neverstale.drive.threads import ThreadDriver
-from neverstale.errors import InvalidationError, RedisUnavailable
+from neverstale.errors import InvalidationError, RedisUnavailable, UsageError
 from neverstale.events import ConnectionEvent, Events
 from neverstale.health import Health, health
 from neverstale.receipt import Receipt
@@ -230,8 +230,11 @@ class Cache(BaseCache):
         The decorated function has `invalidate(*args)`, which forgets the value of these arguments, and `key(*args)`.
 
         Raises:
+            UsageError: an option is wrong, or the function is of a kind that cannot be cached here.
             KeyingError: when called with arguments that have no stable key.
         """
+        if callable(ttl):
+            raise UsageError("write @cache.cached(), with parentheses")
 
         def decorate(func: Callable[P, T]) -> Cached[P, T]:
             return Cached(self, func, ttl, tags, key, soft_ttl, type)

@@ -21,7 +21,7 @@ from neverstale.drive.aio import AsyncDriver
 from neverstale.drive.announce import Announcer
 from neverstale.drive.clients import shared_async
 from neverstale.drive.listen import listening_async
-from neverstale.errors import InvalidationError, RedisUnavailable
+from neverstale.errors import InvalidationError, RedisUnavailable, UsageError
 from neverstale.events import ConnectionEvent, Events
 from neverstale.health import Health, health_async
 from neverstale.receipt import Receipt
@@ -252,8 +252,11 @@ class AsyncCache(BaseCache):
         The decorated function has `invalidate(*args)`, which forgets the value of these arguments, and `key(*args)`.
 
         Raises:
+            UsageError: an option is wrong, or the function is of a kind that cannot be cached here.
             KeyingError: when called with arguments that have no stable key.
         """
+        if callable(ttl):
+            raise UsageError("write @cache.cached(), with parentheses")
 
         def decorate(func: Callable[P, Coroutine[Any, Any, T]]) -> AsyncCached[P, T]:
             return AsyncCached(self, func, ttl, tags, key, soft_ttl, type)

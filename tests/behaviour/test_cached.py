@@ -359,7 +359,6 @@ async def test_wrong_options(face: Face) -> None:
 
 
 @on_one_server
-@pytest.mark.xfail(reason="the function is taken for a TTL, which nobody looks at yet", strict=True)
 async def test_without_parentheses(face: Face) -> None:
     """`@cache.cached` without parentheses is an error that says how to write it."""
     with pytest.raises(UsageError, match="parentheses"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from neverstale import InvalidationError, InvalidationEvent, UsageError, escape_glob
+from neverstale import InvalidationEvent, UsageError, escape_glob
 from neverstale.testing.servers import Server
 from tests.behaviour.conftest import Make, on_one_server
 from tests.behaviour.faces import Face, until
@@ -240,9 +240,6 @@ async def test_events_of_another_namespace(make: Make) -> None:
 
 
 @on_one_server
-@pytest.mark.xfail(
-    raises=InvalidationError, reason="who listens keeps a connection of the patient pool", strict=True
-)
 async def test_listening_with_a_pool_of_one(make: Make) -> None:
     """However small the pool, who listens can invalidate."""
     face = make(pool_size=1, patient_timeout=0.2)

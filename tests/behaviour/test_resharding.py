@@ -136,9 +136,6 @@ async def test_while_the_slot_of_an_entry_moves(face: Face, server: Server) -> N
     await works(face)
 
 
-@pytest.mark.xfail(
-    reason="enlist.lua names two keys: while one of them has moved Redis says TRYAGAIN", strict=True
-)
 async def test_while_the_slot_of_a_tag_moves(face: Face, server: Server) -> None:
     """With a tag's slot on the move, everything works as ever, also where one of its keys is here and one there."""
     await works(face)
@@ -149,9 +146,6 @@ async def test_while_the_slot_of_a_tag_moves(face: Face, server: Server) -> None
     await works(face)
 
 
-@pytest.mark.xfail(
-    reason="drop.lua names all keys of a slot: while some have moved Redis says TRYAGAIN", strict=True
-)
 async def test_entries_of_one_slot_here_and_there(face: Face, server: Server) -> None:
     """Entries of one slot, some of which have moved, are invalidated together all the same."""
     slot = slot_of("v1:k")

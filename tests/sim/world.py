@@ -230,7 +230,7 @@ def _fill(wire: SingleWire, tags: Sequence[str], soft_at: int) -> None:
         codec=1, compression=0, fill_id=b"planted.....", soft_at=soft_at, cost=0, stamps=stamps, payload=b"1"
     )
     wire.ask("", ("SET", ENTRY, raw, "PX", 60_000))
-    together(wire, tuple(Enlist(KEYS.members(tag), KEYS.stamp(tag), ENTRY, 3_600_000) for tag in tags))
+    together(wire, tuple(Enlist(KEYS.members(tag), ENTRY, 3_600_000) for tag in tags))
 
 
 def _served(wire: SingleWire) -> int | None:

@@ -146,10 +146,9 @@ class Enlist(Script[int]):
     """Put an entry into the SET of a tag."""
 
     name: ClassVar[str] = "enlist"
-    key_fields: ClassVar[tuple[str, ...]] = ("members", "stamp")
+    key_fields: ClassVar[tuple[str, ...]] = ("members",)
     arg_fields: ClassVar[tuple[str, ...]] = ("entry", "ttl_ms")
     members: str
-    stamp: str
     entry: str
     ttl_ms: int
 

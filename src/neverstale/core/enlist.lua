@@ -1,5 +1,5 @@
--- Put an entry into the SET of a tag, and let both keys of the tag outlive the entry.
--- KEYS[1] the SET, KEYS[2] the stamp (one hash slot)
+-- Put an entry into the SET of a tag, and let the SET outlive the entry.
+-- KEYS[1] the SET. One key alone: while a slot moves, Redis refuses scripts that name several (TRYAGAIN).
 -- ARGV[1] the entry's key
 -- ARGV[2] TTL in milliseconds: at least so much, never shortened
 -- Returns 1.
@@ -8,6 +8,4 @@ if redis.call('TYPE', KEYS[1]).ok ~= 'set' then redis.call('UNLINK', KEYS[1]) en
 redis.call('SADD', KEYS[1], ARGV[1])
 local ttl = tonumber(ARGV[2])
 if redis.call('PTTL', KEYS[1]) < ttl then redis.call('PEXPIRE', KEYS[1], ttl) end
-local left = redis.call('PTTL', KEYS[2])
-if left ~= -2 and left < ttl then redis.call('PEXPIRE', KEYS[2], ttl) end
 return 1

@@ -141,7 +141,14 @@ def _fill(
     try:
         if stamps:
             # Before the fill: an entry that can be read is listed, so clearing its tag frees its memory.
-            yield from Together(tuple(enlist(plan.keys, plan.entry, tag, plan.ttl_ms) for tag, _ in stamps))
+            # The stamps are asked for once more, which lets them live as long as the entry.
+            fresh, ttl_ms = (yield from Random(STAMP_ID_BYTES)).hex(), tag_ttl(plan.ttl_ms)
+            yield from Together(
+                (
+                    *(enlist(plan.keys, plan.entry, tag, plan.ttl_ms) for tag, _ in stamps),
+                    *(Stamp(plan.keys.stamp(tag), fresh, ttl_ms) for tag, _ in stamps),
+                )
+            )
         (filled,) = yield from Together((Fill(plan.entry, token, raw, plan.ttl_ms),))
         return bool(filled)
     except RedisUnavailable:

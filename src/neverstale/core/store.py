@@ -84,4 +84,4 @@ def build(
 
 def enlist(keys: Keys, entry: str, tag: str, ttl_ms: int) -> Enlist:
     """Return the call that puts an entry into the SET of a tag."""
-    return Enlist(keys.members(tag), keys.stamp(tag), entry, tag_ttl(ttl_ms))
+    return Enlist(keys.members(tag), entry, tag_ttl(ttl_ms))

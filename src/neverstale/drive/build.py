@@ -33,6 +33,11 @@ AsyncClient: TypeAlias = redis.asyncio.Redis | AsyncBoundedCluster
 _RETRIED = (redis.ConnectionError,)
 
 
+def _most(settings: Settings, retries: int) -> int:
+    # The patient client's pool has one more, for whoever listens to what others invalidate.
+    return settings.pool_size + (1 if retries else 0)
+
+
 def build(settings: Settings, limit: float, retries: int, events: Events, turn: int) -> Client:
     """Make a client for threads; only a cluster's does I/O.
 
@@ -54,13 +59,13 @@ def build(settings: Settings, limit: float, retries: int, events: Events, turn: 
             settings.nodes[turn % len(settings.nodes)],
             limit=limit,
             retries=retries,
-            max_connections=settings.pool_size,
+            max_connections=_most(settings, retries),
             connection_class=observed(base, watch),
             **options,
         )
     pool_options = {
         **options,
-        "max_connections": settings.pool_size,
+        "max_connections": _most(settings, retries),
         "timeout": limit,
         "retry": Retry(NoBackoff(), retries, _RETRIED),
     }
@@ -91,7 +96,7 @@ def build_async(settings: Settings, limit: float, retries: int, events: Events) 
         base = bases.UnixDomainSocketConnection
     pool_options = {
         **options,
-        "max_connections": settings.pool_size,
+        "max_connections": _most(settings, retries),
         "timeout": limit,
         "retry": AsyncRetry(NoBackoff(), retries, _RETRIED),
     }
@@ -111,7 +116,7 @@ def build_async(settings: Settings, limit: float, retries: int, events: Events) 
             watch=watch,
             connection_class=kind,
             client_of=client_of,
-            max_connections=settings.pool_size,
+            max_connections=_most(settings, retries),
             ssl=settings.tls,
             **options,
         )

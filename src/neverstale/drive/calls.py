@@ -43,10 +43,10 @@ __all__ = [
     "LATER",
     "Words",
     "at_once",
-    "by_slot",
     "in_chunks",
     "loaded",
     "missing_scripts",
+    "one_each",
     "redirected",
     "results",
     "run_id",
@@ -77,16 +77,13 @@ def in_chunks(keys: Sequence[str | bytes]) -> tuple[DropSlot, ...]:
     return tuple(DropSlot(tuple(keys[at : at + _CHUNK])) for at in range(0, len(keys), _CHUNK))
 
 
-def by_slot(keys: Iterable[str | bytes]) -> tuple[DropSlot, ...]:
-    """Group the keys that are to be deleted on a cluster, where a script's keys must be of one slot."""
-    slots: dict[int, list[str | bytes]] = {}
-    for key in keys:
-        slots.setdefault(slot_of(key), []).append(key)
-    return tuple(DropSlot(tuple(group)) for group in slots.values())
+def one_each(keys: Iterable[str | bytes]) -> tuple[DropSlot, ...]:
+    """Return the calls that delete keys on a cluster: one a key, for some of a slot on the move may be elsewhere."""
+    return tuple(DropSlot((key,)) for key in keys)
 
 
 def to_ask(cluster: Any, node: str) -> list[Any]:
-    """Return the nodes of a cluster to ask one after the other: the one that is named, or any two primaries.
+    """Return the nodes of a cluster to ask one after the other: the one that is named, or two of any.
 
     Raises:
         redis.ConnectionError: none is known.
@@ -94,9 +91,11 @@ def to_ask(cluster: Any, node: str) -> list[Any]:
     if node:
         nodes = [cluster.get_node(node_name=node)]
     else:
-        primaries = cluster.get_primaries()
-        nodes = random.sample(primaries, min(2, len(primaries)))
-    if not nodes or nodes[0] is None:
+        # The same one first, so that news arrive in their order.
+        first = cluster.get_default_node()
+        others = [other for other in cluster.get_primaries() if other is not first]
+        nodes = [first, *random.sample(others, min(1, len(others)))]
+    if nodes[0] is None:
         raise BrokenConnection(f"no node {node} of the cluster is known here")
     return nodes
 

@@ -27,7 +27,7 @@ from redis.exceptions import TimeoutError as TimedOut
 from neverstale.core.calls import DropSlot
 from neverstale.core.commands import TopologyView
 
-from .calls import Words, by_slot, in_chunks, redirected, run_id, slot_of, string, to_ask, topology
+from .calls import Words, in_chunks, one_each, redirected, run_id, slot_of, string, to_ask, topology
 from .cluster import AsyncBoundedCluster
 from .connection import REDIS_ERRORS
 
@@ -266,7 +266,7 @@ class ClusterLanes:
         return known[1]
 
     def drops(self, keys: Sequence[str | bytes]) -> Sequence[DropSlot]:
-        return by_slot(keys)
+        return one_each(keys)
 
     async def topology(self) -> TopologyView:
         await self._client.initialize()

@@ -23,7 +23,7 @@ from redis.exceptions import ResponseError
 from neverstale.core.calls import DropSlot
 from neverstale.core.commands import TopologyView
 
-from .calls import Words, by_slot, in_chunks, redirected, run_id, slot_of, string, to_ask, topology
+from .calls import Words, in_chunks, one_each, redirected, run_id, slot_of, string, to_ask, topology
 from .cluster import BoundedCluster
 from .connection import REDIS_ERRORS
 
@@ -164,7 +164,7 @@ class ClusterWire:
         return [string(reply) for reply in replies]
 
     def drops(self, keys: Sequence[str | bytes]) -> Sequence[DropSlot]:
-        return by_slot(keys)
+        return one_each(keys)
 
     def topology(self) -> TopologyView:
         asked = []
