@@ -146,6 +146,7 @@ def test_an_invalidation_is_logged_with_its_fields(caplog: pytest.LogCaptureFixt
         "cache_duration": 0.0021,
         "cache_origin": "process-1",
         "cache_reason": "price changed",
+        "cache_prefix": "",
     }
 
 
