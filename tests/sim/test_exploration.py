@@ -13,7 +13,7 @@ from neverstale.core import calls, lease, policy, read
 from neverstale.drive.sim import Actor, Found, Process, Violation, explore, wander
 from neverstale.drive.wire import SingleWire
 from neverstale.flight import Flight, Flights
-from neverstale.testing.servers import RedisServer
+from neverstale.testing.servers import RedisServer, binaries
 
 from .totals import TOTAL
 from .world import ENTRY, KEYS, TAG, World, evictor, reader, scenario, setter, writer
@@ -22,13 +22,34 @@ Cast = Callable[[World], Sequence[Actor]]
 MEMBERS, STAMP = KEYS.members(TAG), KEYS.stamp(TAG)
 
 
+class OneConnection(redis.ConnectionPool):
+    """Hands out the same connection each time, without looking at it: there is one user, and no trouble."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(connection_class=redis.UnixDomainSocketConnection, path=path)
+        self._one: Any = self.make_connection()
+        self._one.connect()
+
+    def get_connection(self, *_: Any, **__: Any) -> Any:
+        """Return the connection."""
+        return self._one
+
+    def release(self, connection: Any) -> None:
+        """Do nothing."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close it."""
+        self._one.disconnect()
+
+
 @pytest.fixture(scope="module")
-def wire(redis_server: RedisServer) -> Iterator[SingleWire]:
-    """A wire to a real server, over its unix socket."""
-    client = redis.Redis(unix_socket_path=str(redis_server.path))
-    yield SingleWire(client)
-    client.flushall()
-    client.close()
+def wire() -> Iterator[SingleWire]:
+    """A wire to a server of its own, over its unix socket: hundreds of thousands of commands, nobody beside them."""
+    found = binaries()
+    with RedisServer.start(found.get("redis") or found["valkey"]) as server:
+        pool = OneConnection(path=str(server.path))
+        yield SingleWire(redis.Redis(connection_pool=pool))
+        pool.disconnect()
 
 
 def said(found: Found) -> None:

@@ -25,7 +25,6 @@ from neverstale.core.read import read
 from neverstale.core.store import store
 from neverstale.core.tags import invalidate_tags
 from neverstale.drive.sim import NOW_MS, Actor, Process, Scenario, Violation
-from neverstale.drive.threads import together
 from neverstale.drive.wire import SingleWire
 from neverstale.errors import RedisUnavailable
 from neverstale.sealing import ValueSealer
@@ -197,13 +196,12 @@ def scenario(
     """
     now: list[World] = []
 
+    planted = [("FLUSHALL",), *_planted(tags if stamps else (), _an_hour_ago(wire), filled, soft_at)]
+
     def begin() -> Sequence[Actor]:
-        wire.ask("", ("FLUSHALL",))
+        for reply in wire.exchange([(None, words) for words in planted]):
+            assert not isinstance(reply, Exception), reply
         now[:] = [World(wire)]
-        for tag in tags if stamps else ():
-            wire.ask("", ("SET", KEYS.stamp(tag), f"planted@{_aged(wire)}", "PX", 3_600_000))
-        if filled:
-            _fill(wire, tags, soft_at)
         return actors(now[0])
 
     def state() -> Hashable:
@@ -211,6 +209,9 @@ def scenario(
         return world.truth, world.floor, tuple(sorted(world.floors.items()))
 
     def at_rest() -> None:
+        lives = wire.exchange([(key, ("PTTL", key)) for key in keys])
+        if -1 in lives:
+            raise Violation(f"at rest {keys[lives.index(-1)]} has no TTL")
         served = _served(wire)
         if served is not None and served < now[0].floor:
             raise Violation(f"at rest version {served} is served; version {now[0].floor} was invalidated")
@@ -219,18 +220,30 @@ def scenario(
     return Scenario(begin, state, at_rest, keys)
 
 
-def _aged(wire: SingleWire) -> int:
+def _an_hour_ago(wire: SingleWire) -> int:
     seconds, micros = wire.ask("", ("TIME",))
-    return int(seconds) * 1_000_000 + int(micros) - 3_600_000_000
+    return (int(seconds) - 3600) * 1_000_000 + int(micros)
 
 
-def _fill(wire: SingleWire, tags: Sequence[str], soft_at: int) -> None:
-    stamps = tuple((tag, wire.ask("", ("GET", KEYS.stamp(tag)))) for tag in tags)
-    raw = build(
-        codec=1, compression=0, fill_id=b"planted.....", soft_at=soft_at, cost=0, stamps=stamps, payload=b"1"
-    )
-    wire.ask("", ("SET", ENTRY, raw, "PX", 60_000))
-    together(wire, tuple(Enlist(KEYS.members(tag), ENTRY, 3_600_000) for tag in tags))
+def _planted(tags: Sequence[str], since: int, filled: bool, soft_at: int) -> list[tuple[Any, ...]]:
+    """Return the commands that put there what a scenario begins with."""
+    stamps = tuple((tag, b"planted@%d" % since) for tag in tags)
+    commands: list[tuple[Any, ...]] = [
+        ("SET", KEYS.stamp(tag), stamp, "PX", 3_600_000) for tag, stamp in stamps
+    ]
+    if filled:
+        raw = build(
+            codec=1,
+            compression=0,
+            fill_id=b"planted.....",
+            soft_at=soft_at,
+            cost=0,
+            stamps=stamps,
+            payload=b"1",
+        )
+        commands.append(("SET", ENTRY, raw, "PX", 60_000))
+        commands += [Enlist(KEYS.members(tag), ENTRY, 3_600_000).words_with_source() for tag in tags]
+    return commands
 
 
 def _served(wire: SingleWire) -> int | None:

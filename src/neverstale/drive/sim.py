@@ -42,6 +42,8 @@ __all__ = ["Actor", "Found", "Process", "Run", "Scenario", "Violation", "explore
 NOW_MS: Final = 1_800_000_000_000
 #: A stamp older than this was planted by the scenario.
 _OLD: Final = 60.0
+#: Chosen in an actor's place.
+TIME: Final = -1
 
 
 class Violation(AssertionError):
@@ -148,15 +150,25 @@ class Run:
 
     # --- choosing -------------------------------------------------------------------------------------------
 
-    def choices(self) -> list[Actor]:
-        """Return the actors that can take a step; lets time pass if all of them wait."""
-        able = [actor for actor in self.actors if not actor.done and self._able(actor)]
+    def choices(self) -> list[int]:
+        """Return which actors can take a step; `TIME` if only that can go on; nothing at the end."""
+        able = [number for number, actor in enumerate(self.actors) if not actor.done and self._able(actor)]
         if not able and not all(actor.done for actor in self.actors):
-            self._pass_time()
-            able = [actor for actor in self.actors if not actor.done and self._able(actor)]
-            if not able:
-                raise Violation(self._report("nobody can go on"))
+            return [TIME]
         return able
+
+    def take(self, choice: int) -> None:
+        """Let an actor take a step, or time pass.
+
+        Raises:
+            Violation: it broke a promise, or nobody can ever go on.
+        """
+        if choice != TIME:
+            self.step(self.actors[choice])
+            return
+        self._pass_time()
+        if self.choices() == [TIME]:
+            raise Violation(self._report("nobody can go on"))
 
     def _able(self, actor: Actor) -> bool:
         waits_for = actor.waits_for
@@ -374,7 +386,7 @@ def explore(scenario: Scenario, wire: Wire, *, limit: int = 1_000_000) -> Found:
         path = list(to_do.pop())
         run = Run(scenario, wire)
         for choice in path:
-            run.step(run.choices()[choice])
+            run.take(choice)
             found.steps += 1
         found.schedules += 1
         if found.schedules > limit:
@@ -388,9 +400,9 @@ def explore(scenario: Scenario, wire: Wire, *, limit: int = 1_000_000) -> Found:
             if not able:
                 _rest(run)
                 break
-            to_do.extend((*path, other) for other in range(1, len(able)))
-            path.append(0)
-            run.step(able[0])
+            to_do.extend((*path, other) for other in able[1:])
+            path.append(able[0])
+            run.take(able[0])
             found.steps += 1
     found.states = len(seen)
     return found
@@ -408,7 +420,7 @@ def wander(scenario: Scenario, wire: Wire, *, seeds: Sequence[int]) -> Found:
         run = Run(scenario, wire)
         try:
             while able := run.choices():
-                run.step(chance.choice(able))
+                run.take(chance.choice(able))
                 found.steps += 1
             _rest(run)
         except Violation as violation:
