@@ -25,12 +25,11 @@ from typing import Any, TypeVar
 from neverstale.core import commands as c
 from neverstale.counters import Counters
 from neverstale.errors import RedisUnavailable
-from neverstale.events import ConnectionEvent
 from neverstale.flight import Flight, Flights
 from neverstale.loading import collecting
 
 from .announce import Announcer
-from .calls import LATER, at_once, loaded, missing_scripts, results
+from .calls import LATER, asked, at_once, loaded, missing_scripts, results
 from .clients import REDIS_ERRORS, AsyncConnections, unavailable
 from .lanes import AsyncWire, ClusterLanes, SingleLane
 
@@ -238,8 +237,7 @@ class AsyncDriver:
     async def _ask_redis(
         self, command: c.Together | c.Drop | c.Topology | c.Scan | Any, counters: Counters, patient: bool
     ) -> Any:
-        began = time.perf_counter()
-        try:
+        with asked(counters, self._connections):
             wire = self.wire(patient)
             match command:
                 case c.Together(calls):
@@ -251,19 +249,6 @@ class AsyncDriver:
                 case c.Scan(node, cursor, pattern, count):
                     after, found = await wire.ask(node, ("SCAN", cursor, "MATCH", pattern, "COUNT", count))
                     return int(after), list(found)
-        except RedisUnavailable as error:
-            # Redis answered, and refused: out of memory, no permission, read-only. Logged as what breaks a connection
-            # is, once in a while.
-            counters.errors += 1
-            self._connections.events.emit(
-                ConnectionEvent("error", str(self._connections.settings.url), str(error))
-            )
-            raise
-        except REDIS_ERRORS as error:
-            counters.errors += 1
-            raise unavailable(error) from error
-        finally:
-            counters.redis_seconds += time.perf_counter() - began
 
     @staticmethod
     async def _together(wire: AsyncWire, calls: tuple[c.Call[Any], ...]) -> list[Any]:

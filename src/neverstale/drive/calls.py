@@ -7,7 +7,8 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeAlias, TypeVar
 
 from redis.crc import key_slot
@@ -36,12 +37,18 @@ from neverstale.core.commands import (
     Wall,
 )
 from neverstale.core.keys import check_tags
-from neverstale.errors import UsageError
+from neverstale.counters import Counters
+from neverstale.errors import RedisUnavailable, UsageError
+from neverstale.events import ConnectionEvent
 from neverstale.flight import Flight, Flights
+
+from .clients import AsyncConnections, Connections
+from .connection import REDIS_ERRORS, unavailable
 
 __all__ = [
     "LATER",
     "Words",
+    "asked",
     "at_once",
     "in_chunks",
     "loaded",
@@ -201,6 +208,29 @@ def at_once(command: Command[Any], flights: Flights[Any], mine: list[Flight[Any]
         case _:
             return LATER
     return None
+
+
+@contextmanager
+def asked(counters: Counters, connections: Connections | AsyncConnections) -> Generator[None, None, None]:
+    """Count what the block asks of Redis, its time and its failures, and translate these.
+
+    Raises:
+        RedisUnavailable: Redis did not answer, or refused.
+    """
+    began = time.perf_counter()
+    try:
+        yield
+    except RedisUnavailable as error:
+        # Redis answered, and refused: out of memory, no permission, read-only. Logged as what breaks a connection is,
+        # once in a while.
+        counters.errors += 1
+        connections.events.emit(ConnectionEvent("error", str(connections.settings.url), str(error)))
+        raise
+    except REDIS_ERRORS as error:
+        counters.errors += 1
+        raise unavailable(error) from error
+    finally:
+        counters.redis_seconds += time.perf_counter() - began
 
 
 def loaded(

@@ -23,12 +23,11 @@ from typing import Any, TypeVar
 from neverstale.core import commands as c
 from neverstale.counters import Counters
 from neverstale.errors import RedisUnavailable, UsageError
-from neverstale.events import ConnectionEvent
 from neverstale.flight import Flight, Flights
 from neverstale.loading import collecting
 
 from .announce import Announcer
-from .calls import LATER, at_once, loaded, missing_scripts, results
+from .calls import LATER, asked, at_once, loaded, missing_scripts, results
 from .clients import REDIS_ERRORS, Connections, unavailable
 from .wire import ClusterWire, SingleWire, Wire
 
@@ -184,8 +183,7 @@ class ThreadDriver:
     def _ask_redis(
         self, command: c.Together | c.Drop | c.Topology | c.Scan | Any, counters: Counters, patient: bool
     ) -> Any:
-        began = time.perf_counter()
-        try:
+        with asked(counters, self._connections):
             wire = self.wire(patient)
             match command:
                 case c.Together(calls):
@@ -197,19 +195,6 @@ class ThreadDriver:
                 case c.Scan(node, cursor, pattern, count):
                     after, found = wire.ask(node, ("SCAN", cursor, "MATCH", pattern, "COUNT", count))
                     return int(after), list(found)
-        except RedisUnavailable as error:
-            # Redis answered, and refused: out of memory, no permission, read-only. Logged as what breaks a connection
-            # is, once in a while.
-            counters.errors += 1
-            self._connections.events.emit(
-                ConnectionEvent("error", str(self._connections.settings.url), str(error))
-            )
-            raise
-        except REDIS_ERRORS as error:
-            counters.errors += 1
-            raise unavailable(error) from error
-        finally:
-            counters.redis_seconds += time.perf_counter() - began
 
     def _turn(
         self, entry: str, token: bytes, seconds: float, flights: list[Flight[threading.Event]]

@@ -23,7 +23,7 @@ from neverstale.testing.processes import (
 )
 
 # Its databases are thrown away: a crash of the machine may lose them.
-CARELESS = ["-F", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"]
+CARELESS = ["-F", "-c", "full_page_writes=off"]
 
 
 class PostgresServer:
@@ -113,7 +113,7 @@ class PostgresServer:
         self._run("initdb", "-D", str(data), *options)
         for attempt in range(1, PORT_TRIES + 1):
             self.port = free_port()
-            command = [str(self._programs / "postgres"), "-D", str(data), "-F", "-c", "full_page_writes=off"]
+            command = [str(self._programs / "postgres"), "-D", str(data), *CARELESS]
             command += ["-h", LOOPBACK, "-p", str(self.port), "-k", str(self._directory)]
             process = spawn(command, self._log, user=self._user, death=signal.SIGQUIT)
             self._process = process
