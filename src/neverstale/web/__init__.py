@@ -1,0 +1,1 @@
+"""Middleware for web frameworks; nothing here imports one."""
