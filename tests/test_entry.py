@@ -32,6 +32,7 @@ VALUES: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "compression": st.integers(0, 255),
         "fill_id": st.binary(min_size=FILL_ID_BYTES, max_size=FILL_ID_BYTES),
         "soft_at": st.integers(0, 2**64 - 1),
+        "hard_at": st.integers(0, 2**64 - 1),
         "cost": st.integers(0, 2**40),
         "stamps": STAMPS,
         "payload": st.binary(max_size=200),
@@ -56,7 +57,7 @@ KEPT = (
     "ce01 56 01 00 00"  # magic, V, JSON, not compressed, reserved
     "66696c6c2d69642d31323334"  # fill-id-1234
     "00000000000000000000000000000000 0000000000000000"  # no lease
-    "0000019b76daa800 000004d2 0002"  # 2026-01-01, 1234 microseconds, two tags
+    "0000019b76daa800 0000019b76daabe8 000004d2 0002"  # 2026-01-01, a second later, 1234 microseconds, two tags
     "0001 74 02 7331 0002 c3a9 02 7332"
     "7b7d"
 )
@@ -73,6 +74,7 @@ def test_round_trip(value: dict[str, Any]) -> None:
         "compression": entry.compression,
         "fill_id": raw[6:18],
         "soft_at": entry.soft_at,
+        "hard_at": entry.hard_at,
         "cost": entry.cost,
         "stamps": entry.stamps,
         "payload": bytes(entry.payload),
@@ -87,7 +89,7 @@ def test_round_trip_of_a_lease(token: bytes) -> None:
     raw = placeholder(token)
     entry = parse(raw)
     assert entry is not None
-    assert (entry.is_lease, entry.token, token_of(raw[:HEAD]), len(raw)) == (True, token, token, HEAD)
+    assert (entry.is_lease, entry.token, token_of(raw[:HEAD]), len(raw)) == (True, token, token, 64)
 
 
 def test_the_payload_is_not_copied() -> None:
@@ -106,6 +108,7 @@ def test_bytes_of_this_release() -> None:
         compression=0,
         fill_id=b"fill-id-1234",
         soft_at=1767225600000,
+        hard_at=1767225601000,
         cost=1234,
         stamps=(("t", b"s1"), ("é", b"s2")),
         payload=b"{}",
@@ -145,7 +148,7 @@ def test_more_tags_than_there_are(count: int) -> None:
     raw = bytearray(
         build(codec=0, compression=0, fill_id=b"x" * 12, soft_at=0, cost=0, stamps=(), payload=b"\xff" * 64)
     )
-    raw[54:56] = struct.pack(">H", count)
+    raw[62:64] = struct.pack(">H", count)
     assert parse(bytes(raw)) is None
 
 

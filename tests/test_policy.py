@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from neverstale import Cache
 from neverstale.core.entry import build, placeholder
-from neverstale.core.policy import DAY_MS, Memory, State, examine, tag_ttl, valid
+from neverstale.core.policy import Memory, State, examine, tag_ttl, valid
+from neverstale.lifetime import DAY_MS
 from neverstale.testing.servers import RedisServer
 
 NOW = 1_000_000

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from neverstale.codecs import TEXT_CODEC, Codec, Undecodable, json_codec
 from neverstale.config import Settings
@@ -26,10 +28,11 @@ from neverstale.counters import Counters, CounterSnapshot
 from neverstale.drive.announce import Announcer
 from neverstale.errors import UsageError
 from neverstale.events import Events
+from neverstale.lifetime import Lifetime
 from neverstale.receipt import Receipt
 from neverstale.sealing import ValueSealer
 
-__all__ = ["MISS", "BaseCache", "Shared", "Ttl"]
+__all__ = ["MISS", "BaseCache", "Found", "Shared", "Ttl"]
 
 logger = logging.getLogger("neverstale")
 
@@ -43,6 +46,23 @@ class _Miss:
 
 #: What the inner reads return for a miss: `None` is a value like any other.
 MISS: Final = _Miss()
+
+
+class Found(NamedTuple):
+    """What a read found: the value, also one that is kept as a fallback only, or MISS.
+
+    Attributes:
+        value: decoded, or MISS.
+        seen: what it was read from; None while Redis is away.
+    """
+
+    value: Any
+    seen: Seen | None
+
+    @property
+    def state(self) -> State | None:
+        """Of the entry; None while Redis is away."""
+        return None if self.seen is None else self.seen.state
 
 
 @dataclass
@@ -67,6 +87,8 @@ class BaseCache:
         self._keys = Keys(settings.namespace, settings.version, prefix)
         self._counters = shared.counters.setdefault(prefix, Counters())
         self._sealer_of: Callable[[Any], ValueSealer] = lru_cache(1024)(self._make_sealer)
+        # Typed: True is no number of seconds, though it equals 1.
+        self._kept_lifetime: Callable[..., Lifetime] = lru_cache(1024, typed=True)(self._lifetime)
         self._text = ValueSealer(TEXT_CODEC, settings.compress_above, settings.max_value_bytes)
         self._json = self._make_sealer(Any)
 
@@ -110,34 +132,41 @@ class BaseCache:
             return round(self._settings.ttl * 1000)
         return min(_milliseconds("ttl", ttl), round(self._settings.max_ttl * 1000))
 
-    def _soft_ms(self, soft_ttl: Ttl | None, ttl_ms: int) -> int:
-        """Return a soft TTL in milliseconds, 0 for none or for one that the hard TTL forestalls."""
-        if soft_ttl is None:
-            return 0
-        soft_ms = _milliseconds("soft_ttl", soft_ttl)
-        return soft_ms if soft_ms < ttl_ms else 0
+    def _lifetime(self, ttl: Ttl | None, soft_ttl: Ttl | None = None) -> Lifetime:
+        """Return how long a value lives; a soft TTL that the hard one forestalls is none."""
+        ttl_ms = self._ttl_ms(ttl)
+        soft_ms = ttl_ms if soft_ttl is None else min(_milliseconds("soft_ttl", soft_ttl), ttl_ms)
+        return Lifetime(soft_ms, ttl_ms - soft_ms)
+
+    def _lifetime_of(self, ttl: Ttl | None, soft_ttl: Ttl | None) -> Lifetime:
+        try:
+            return self._kept_lifetime(ttl, soft_ttl)
+        except TypeError:  # what cannot be hashed is no number of seconds either: this says so
+            return self._lifetime(ttl, soft_ttl)
 
     def _plan(
         self,
         entry: str,
         load: Callable[[], Any],
-        ttl_ms: int,
+        life: Lifetime,
         tags: tuple[str, ...],
         sealer: ValueSealer,
-        soft_ms: int,
+        *,
+        wait: bool = True,
+        fallback: bool = False,
     ) -> Plan:
         settings = self._settings
         return Plan(
             entry=entry,
             keys=self._keys,
             tags=tags,
-            ttl_ms=ttl_ms,
-            soft_ms=soft_ms,
+            life=life,
             lease_ms=round(settings.lease_ttl * 1000),
-            wait_limit=settings.wait_limit,
+            wait_limit=settings.wait_limit if wait else 0.0,
             max_bytes=settings.max_value_bytes,
             sealer=sealer,
             loader=load,
+            fallback=fallback,
         )
 
     # --- the hit path --------------------------------------------------------------------------------------
@@ -150,8 +179,13 @@ class BaseCache:
         return tags, (entry, *map(self._keys.stamp, tags))
 
     @staticmethod
-    def _examine(tags: tuple[str, ...], replies: list[bytes | None]) -> Seen:
-        return examine(replies[0], tags, replies[1:], time.time_ns() // 1_000_000)
+    def _examine(tags: tuple[str, ...], replies: list[bytes | None], early: float = 0.0) -> Seen:
+        return examine(replies[0], tags, replies[1:], time.time_ns() // 1_000_000, early)
+
+    @staticmethod
+    def _early(life: Lifetime) -> float:
+        """Return by how many times its cost this reader renews a value early; most readers hardly, few by much."""
+        return -life.beta * math.log(1.0 - random.random()) if life.beta else 0.0
 
     def _open(self, seen: Seen, sealer: ValueSealer) -> Any:
         """Return the value of what was seen, or MISS; counts which."""
@@ -176,11 +210,30 @@ class BaseCache:
         return seen.unusable() if seen.state in (State.FRESH, State.STALE) else seen
 
     @staticmethod
+    def _found(seen: Seen, sealer: ValueSealer) -> Found:
+        """Return what was seen with its value, and count nothing: whoever asks decides whether that is a hit."""
+        if seen.entry is not None and seen.state in (State.FRESH, State.STALE, State.EXPIRED):
+            with suppress(Undecodable):
+                return Found(sealer.open(seen.entry), seen)
+        return Found(MISS, seen.unusable() if seen.state in (State.FRESH, State.STALE) else seen)
+
+    @staticmethod
     def _give(given: Given) -> Any:
         if given.error is not None:
             # From where the loader raised it: each of those who share it would add its own frames else.
             raise given.error.with_traceback(given.traceback)
         return given.value
+
+    def _give_or_fall_back(self, given: Given, seen: Seen, sealer: ValueSealer) -> Any:
+        """Return the loaded value or, if the load failed, the old one that was kept for this."""
+        if isinstance(given.error, Exception):
+            found = self._found(seen, sealer)
+            if found.value is not MISS:
+                assert seen.entry is not None
+                logger.warning("a value past its TTL is served, for its load failed: %r", given.error)
+                self._counters.stale_hits += 1
+                return found.value
+        return self._give(given)
 
     # --- the rest --------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
-from neverstale.base import MISS, BaseCache, Shared, Ttl, check_loader, tags_of
+from neverstale.base import MISS, BaseCache, Found, Shared, Ttl, check_loader, tags_of
 from neverstale.config import Settings
 from neverstale.core import commands as c
 from neverstale.core import lease
@@ -24,6 +24,7 @@ from neverstale.drive.listen import listening_async
 from neverstale.errors import InvalidationError, RedisUnavailable, UsageError
 from neverstale.events import ConnectionEvent, Events
 from neverstale.health import Health, health_async
+from neverstale.lifetime import Lifetime
 from neverstale.receipt import Receipt
 from neverstale.sealing import ValueSealer
 
@@ -229,8 +230,8 @@ class AsyncCache(BaseCache):
             UsageError: an argument is of a wrong kind.
         """
         check_loader(load)
-        given = tags_of(tags)
-        return await self._get_or_load(key, load, ttl, given, self._sealer(type), soft_ttl)  # type: ignore[no-any-return]
+        given, life = tags_of(tags), self._lifetime_of(ttl, soft_ttl)
+        return await self._get_or_load(key, load, life, given, self._sealer(type))  # type: ignore[no-any-return]
 
     def cached(
         self,
@@ -342,9 +343,9 @@ class AsyncCache(BaseCache):
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    async def _look(self, entry: str, tags: tuple[str, ...]) -> Seen:
+    async def _look(self, entry: str, tags: tuple[str, ...], early: float = 0.0) -> Seen:
         tags, names = self._names(entry, tags)
-        seen = self._examine(tags, await self._driver.fetch(names, self._counters))
+        seen = self._examine(tags, await self._driver.fetch(names, self._counters), early)
         if seen.state is State.UNSURE:
             seen = await self._driver.run(self._resolve(entry, seen), self._counters)
         return seen
@@ -358,38 +359,84 @@ class AsyncCache(BaseCache):
         return self._open(seen, sealer)
 
     async def _get_or_load(
-        self,
-        key: str,
-        load: Callable[[], Any],
-        ttl: Ttl | None,
-        tags: tuple[str, ...],
-        sealer: ValueSealer,
-        soft_ttl: Ttl | None,
+        self, key: str, load: Callable[[], Any], life: Lifetime, tags: tuple[str, ...], sealer: ValueSealer
     ) -> Any:
         entry = self._keys.entry(key)
-        ttl_ms = self._ttl_ms(ttl)
-        soft_ms = self._soft_ms(soft_ttl, ttl_ms)
         seen: Seen | None = None
         try:
-            seen = await self._look(entry, tags)
+            seen = await self._look(entry, tags, self._early(life))
         except RedisUnavailable:
             self._counters.misses += 1
         else:
             value = self._open(seen, sealer)
             if value is not MISS:
                 if seen.state is State.STALE:
-                    plan = self._plan(entry, load, ttl_ms, tags, sealer, soft_ms)
-                    stale = seen
-                    self._driver.refresh(
-                        entry,
-                        lambda: lease.refresh(plan, stale, self._memory, self._counters),
-                        self._counters,
-                    )
+                    self._renew(key, load, life, tags, sealer, Found(value, seen))
                 return value
             seen = self._missed(seen)
-        plan = self._plan(entry, load, ttl_ms, tags, sealer, soft_ms)
+        fallback = life.kept_ms > 0 and seen is not None and seen.state is State.EXPIRED
+        plan = self._plan(entry, load, life, tags, sealer, fallback=fallback)
+        flow = lease.get_or_load(plan, seen, self._memory, self._counters)
+        given = await self._driver.run_apart(flow, self._counters)
+        if fallback and seen is not None:
+            return self._give_or_fall_back(given, seen, sealer)
+        return self._give(given)
+
+    # --- for the caches that are built upon this one -----------------------------------------------------------
+
+    async def _find(self, key: str, sealer: ValueSealer, tags: tuple[str, ...] = ()) -> Found:
+        """Read an entry, also one that is kept as a fallback only; counts nothing."""
+        try:
+            seen = await self._look(self._keys.entry(key), tags)
+        except RedisUnavailable:
+            return Found(MISS, None)
+        return self._found(seen, sealer)
+
+    async def _load(
+        self,
+        key: str,
+        load: Callable[[], Any],
+        life: Lifetime,
+        tags: tuple[str, ...],
+        sealer: ValueSealer,
+        found: Found,
+        *,
+        renew: bool = False,
+        wait: bool = True,
+        fallback: bool = False,
+    ) -> Any:
+        """Load what was not found, under a lease, once for all who ask, and store it.
+
+        Args:
+            key, load, life, tags, sealer: as ever; what the load returns may be an `Answer`.
+            found: what `_find` returned.
+            renew: what was found is not to be had as it is; it stays until something else takes its place.
+            wait: False: who finds a load in flight does not wait for it, but loads for itself.
+            fallback: with `renew`: whether to raise `HeldOff`, instead of loading, where that failed a moment ago.
+
+        Raises:
+            Exception: what `load` raises.
+        """
+        seen = found.seen.expired() if renew and found.seen is not None else found.seen
+        plan = self._plan(self._keys.entry(key), load, life, tags, sealer, wait=wait, fallback=fallback)
         flow = lease.get_or_load(plan, seen, self._memory, self._counters)
         return self._give(await self._driver.run_apart(flow, self._counters))
+
+    def _renew(
+        self,
+        key: str,
+        load: Callable[[], Any],
+        life: Lifetime,
+        tags: tuple[str, ...],
+        sealer: ValueSealer,
+        found: Found,
+    ) -> None:
+        """Load anew in the background what was found; the old value stays until then. A failure is logged."""
+        assert found.seen is not None
+        seen, plan = found.seen, self._plan(self._keys.entry(key), load, life, tags, sealer)
+        self._driver.refresh(
+            plan.entry, lambda: lease.refresh(plan, seen, self._memory, self._counters), self._counters
+        )
 
     async def _set(
         self, mapping: Mapping[str, Any], ttl: Ttl | None, tags: Iterable[str], sealer: ValueSealer

@@ -66,16 +66,14 @@ class _Recipe:
     ) -> None:
         if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
             raise UsageError(f"{func.__qualname__} is a generator function: what it yields cannot be cached")
-        # Checked now rather than at the first call: a wrong option is found when the module is imported.
-        cache._soft_ms(soft_ttl, cache._ttl_ms(ttl))
         self._cache = cache
         self._func = func
         self._kind = kind
         self._call_key = None if key is not None else CallKey(func)
         self._key = key
         self._tags = tags if callable(tags) else tags_of(tags)
-        self.ttl = ttl
-        self.soft_ttl = soft_ttl
+        # Checked now rather than at the first call: a wrong option is found when the module is imported.
+        self.life = cache._lifetime(ttl, soft_ttl)
 
     @functools.cached_property
     def sealer(self) -> Any:
@@ -117,10 +115,9 @@ class Cached(Generic[P, T]):
         result: T = self._cache._get_or_load(
             recipe.key(args, kwargs),
             functools.partial(self._func, *args, **kwargs),
-            recipe.ttl,
+            recipe.life,
             recipe.tags(args, kwargs),
             recipe.sealer,
-            recipe.soft_ttl,
         )
         return result
 
@@ -185,10 +182,9 @@ class AsyncCached(Generic[P, T]):
         result: T = await self._cache._get_or_load(
             recipe.key(args, kwargs),
             functools.partial(self._func, *args, **kwargs),
-            recipe.ttl,
+            recipe.life,
             recipe.tags(args, kwargs),
             recipe.sealer,
-            recipe.soft_ttl,
         )
         return result
 

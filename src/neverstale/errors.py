@@ -8,6 +8,7 @@ NeverstaleError
 │   └── EncodingError      the caller: this value cannot be cached as the given type
 ├── RedisUnavailable       the operator of Redis: not reachable, too slow, or refusing
 │   └── InvalidationError  the same, while invalidating: what was cached may still be served
+├── HeldOff                the loader: a load failed a moment ago and is not repeated yet
 └── MissingDependency      the operator: an extra is not installed; says the install line
 ```
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 __all__ = [
     "EncodingError",
+    "HeldOff",
     "InvalidationError",
     "KeyingError",
     "MissingDependency",
@@ -82,6 +84,21 @@ class InvalidationError(RedisUnavailable):
         shown = ", ".join(repr(name) for name in self.names[:5])
         more = f" and {len(self.names) - 5} more" if len(self.names) > 5 else ""
         return f"{self.kind} {shown}{more} not invalidated: {self.problem}"
+
+
+class HeldOff(NeverstaleError):
+    """Renewing an entry failed less than a second ago, and is not tried again yet; for callers with a fallback.
+
+    Attributes:
+        entry: the entry's key in Redis.
+    """
+
+    def __init__(self, entry: str) -> None:
+        super().__init__(entry)
+        self.entry = entry
+
+    def __str__(self) -> str:
+        return f"the last load of {self.entry!r} failed a moment ago"
 
 
 class MissingDependency(NeverstaleError):

@@ -1,4 +1,7 @@
-"""Let a loader name tags for what it is loading, from wherever in its call stack it learns them.
+"""What a loader may say beside the value: tags, how long it lives, whether it may be kept.
+
+A loader returns the value, or an `Answer` with all that it says; tags it can also name by `add_tags`, from wherever in
+its call stack it learns them.
 
 A load opens a collector, held in a context variable, so that it is found from nested calls, from child tasks
 and from `asyncio.to_thread` (both copy the context, and with it the reference to the same collector). A load
@@ -15,11 +18,33 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from neverstale.errors import UsageError
+from neverstale.lifetime import Lifetime
 
-__all__ = ["Collector", "add_tags", "collecting"]
+__all__ = ["Answer", "Collector", "add_tags", "collecting"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a loader returns that says more than the value.
+
+    Attributes:
+        value: what was loaded.
+        lifetime: how long it lives, instead of what the reader said.
+        tags: beside those that the reader gave and those of `add_tags`.
+        keep: whether it may be stored and given to others. Who waited for what may not be kept loads for itself, all
+            side by side.
+        forget: where it may not be kept: whether an older value goes, too, or stays for as long as it may.
+    """
+
+    value: Any
+    lifetime: Lifetime | None = None
+    tags: tuple[str, ...] = ()
+    keep: bool = True
+    forget: bool = True
 
 
 class Collector:

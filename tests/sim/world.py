@@ -27,6 +27,7 @@ from neverstale.core.tags import invalidate_tags
 from neverstale.drive.sim import NOW_MS, Actor, Process, Scenario, Violation
 from neverstale.drive.wire import SingleWire
 from neverstale.errors import RedisUnavailable
+from neverstale.lifetime import Lifetime
 from neverstale.sealing import ValueSealer
 
 KEYS = Keys("sim", 1, "")
@@ -64,8 +65,7 @@ def plan(world: World, tags: tuple[str, ...], load: Callable[[], Any], **options
         "entry": ENTRY,
         "keys": KEYS,
         "tags": tags,
-        "ttl_ms": 60_000,
-        "soft_ms": 0,
+        "life": Lifetime(60_000),
         "lease_ms": 30_000,
         "wait_limit": 1.0,
         "max_bytes": 1 << 20,

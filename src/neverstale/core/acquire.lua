@@ -2,12 +2,13 @@
 -- KEYS[1] the entry
 -- ARGV[1] mode:
 --   "fill"     where nothing is, or still what the caller saw and could not use: a placeholder takes its place
---   "refresh"  on the value that the caller saw, if no lease is alive on it: the token is written into it
+--   "refresh"  on the value that the caller saw, if no lease is alive on it: the token is written into it. After a
+--              failed refresh nobody is granted for a while: the token is zeros then, and the lease's end to come
 --   "claim"    whatever is there, for a caller who will set the entry: a value stays until then
 -- ARGV[2] the header that the caller saw, or "" for nothing
 -- ARGV[3] the placeholder with the new token
 -- ARGV[4] how long the lease lives, in milliseconds
--- Returns "" when granted, else the header of what is there.
+-- Returns "" when granted, else the header of what is there; of nothing (to refresh) one zero byte.
 -- Invariant: of all who would fill or refresh what they saw, exactly one is granted; who claims takes it from them.
 local head = redis.pcall('GETRANGE', KEYS[1], 0, 55)
 if type(head) == 'table' then head = '' end -- not a string: not ours, and no use to anyone under this name
@@ -27,11 +28,10 @@ if ARGV[1] == 'claim' then
     return ''
   end
 elseif not value or head ~= ARGV[2] then
-  return head
+  return ours and head or '\0'
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local leased = string.sub(head, 19, 34) ~= string.rep('\0', 16) and struct.unpack('>I8', head, 35) > now
-if leased and ARGV[1] == 'refresh' then return head end
+if ARGV[1] == 'refresh' and struct.unpack('>I8', head, 35) > now then return head end
 redis.call('SETRANGE', KEYS[1], 18, string.sub(ARGV[3], 19, 34) .. struct.pack('>I8', now + ARGV[4]))
 return ''

@@ -104,7 +104,7 @@ class Fill(Script[int]):
 
 @dataclass(frozen=True, slots=True)
 class Release(Script[int]):
-    """Give a lease back; the next refresh may be tried after `retry_ms`."""
+    """Give a lease back; the next refresh may be tried after `retry_ms`, and after 0 the old value is gone."""
 
     name: ClassVar[str] = "release"
     arg_fields: ClassVar[tuple[str, ...]] = ("token", "retry_ms")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from neverstale.lifetime import Lifetime
 from neverstale.receipt import Receipt
 
 __all__ = [
@@ -167,12 +168,18 @@ class Wait(Command[None]):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a loader did: its value or its exception, the tags that it named, and how long it took in seconds."""
+    """What a loader did: its value or its exception, the tags that it named, and how long it took in seconds.
+
+    `life`, `keep` and `forget` are what `neverstale.loading.Answer` says.
+    """
 
     value: Any = None
     error: BaseException | None = None
     tags: tuple[str, ...] = ()
     seconds: float = 0.0
+    life: Lifetime | None = None
+    keep: bool = True
+    forget: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +209,14 @@ class Outcome:
         error: the loader's exception, or None.
         stamps: tags with the stamps that the load was made under.
         shareable: False where nobody but the loader's own caller may have it.
+        kept: False where it is not to be stored either: the next load would not be of use to others, too.
     """
 
     sealed: Any = None
     error: BaseException | None = None
     stamps: tuple[tuple[str, bytes], ...] = field(default=())
     shareable: bool = True
+    kept: bool = True
     traceback: TracebackType | None = None
 
 

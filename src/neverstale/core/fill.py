@@ -15,10 +15,12 @@ from .plan import Plan, Sealed
 from .policy import Memory, tag_ttl
 from .store import STAMP_ID_BYTES, build, enlist
 
-__all__ = ["load_alone", "load_under_lease", "release", "share"]
+__all__ = ["load_alone", "load_apart", "load_under_lease", "release", "share"]
 
 #: After a failed refresh the next one waits so long, so that a broken loader is not hammered; the stale value serves.
 _RETRY_MS: Final = 1000
+#: What becomes of a load whose value may not be kept.
+_APART: Final = Outcome(shareable=False, kept=False)
 
 
 def load_under_lease(
@@ -35,6 +37,10 @@ def load_under_lease(
     yield from Lead(plan.entry, token)
     began = yield from Clock()
     loaded, sealed = yield from _load(plan, counters, plan.lease_ms / 1000)
+    if loaded.error is None and not loaded.keep:
+        yield from Land(plan.entry, token, _APART)
+        yield from release(plan, token, memory, 0 if loaded.forget else _RETRY_MS)
+        return Given(loaded.value)
     own = {tag: stamps[tag] for tag in plan.tags}
     own.update((tag, stamps[tag]) for tag in loaded.tags if tag in stamps)
     late = tuple(tag for tag in loaded.tags if tag not in own)
@@ -47,7 +53,7 @@ def load_under_lease(
 
     in_time = True
     if late:
-        in_time = yield from _read_late(plan, late, own, began)
+        in_time = yield from _read_late(plan, late, own, began, (loaded.life or plan.life).ttl_ms)
     pairs = tuple(own.items())
     memory.remember(plan.entry, tuple(own))
     yield from Land(plan.entry, token, Outcome(sealed, None, pairs, shareable=in_time))
@@ -68,13 +74,21 @@ def load_alone(plan: Plan, counters: Counters) -> Flow[Given]:
         given = share(plan, outcome)
         if given is not None:
             return given
+        if not outcome.kept:
+            return (yield from load_apart(plan, counters))
     loaded, sealed = yield from _load(plan, counters)
-    outcome = _failed(loaded) if sealed is None else Outcome(sealed)
+    if loaded.error is None and not loaded.keep:
+        outcome = _APART
+    else:
+        outcome = _failed(loaded) if sealed is None else Outcome(sealed)
     yield from Land(plan.entry, token, outcome)
-    if sealed is None:
-        return Given(error=outcome.error, traceback=outcome.traceback)
-    counters.fills_dropped += 1
-    return Given(sealed.value)
+    return _alone(loaded, sealed, counters)
+
+
+def load_apart(plan: Plan, counters: Counters) -> Flow[Given]:
+    """Load for one reader alone, beside whatever others do; nothing is stored."""
+    loaded, sealed = yield from _load(plan, counters)
+    return _alone(loaded, sealed, counters)
 
 
 def share(plan: Plan, outcome: Outcome) -> Given | None:
@@ -96,6 +110,8 @@ def _load(plan: Plan, counters: Counters, lease: float = 0.0) -> Flow[tuple[Load
     if loaded.error is not None:
         counters.load_errors += 1
         return loaded, None
+    if not loaded.keep:
+        return loaded, None
     try:
         return loaded, plan.sealer.seal(loaded.value)
     except EncodingError as error:
@@ -103,16 +119,29 @@ def _load(plan: Plan, counters: Counters, lease: float = 0.0) -> Flow[tuple[Load
         return Loaded(error=error, tags=loaded.tags), None
 
 
+def _alone(loaded: Loaded, sealed: Sealed | None, counters: Counters) -> Given:
+    if loaded.error is not None:
+        return Given(error=loaded.error, traceback=loaded.error.__traceback__)
+    if sealed is None:
+        return Given(loaded.value)
+    counters.fills_dropped += 1
+    return Given(sealed.value)
+
+
 def _failed(loaded: Loaded, stamps: tuple[tuple[str, bytes], ...] = (), *, shareable: bool = True) -> Outcome:
     # What ends a thread or a task (KeyboardInterrupt, CancelledError) is meant for that one alone.
     traceback = loaded.error.__traceback__ if loaded.error is not None else None
-    return Outcome(None, loaded.error, stamps, shareable and isinstance(loaded.error, Exception), traceback)
+    return Outcome(
+        None, loaded.error, stamps, shareable and isinstance(loaded.error, Exception), traceback=traceback
+    )
 
 
-def _read_late(plan: Plan, late: tuple[str, ...], own: dict[str, bytes], began: float) -> Flow[bool]:
+def _read_late(
+    plan: Plan, late: tuple[str, ...], own: dict[str, bytes], began: float, ttl_ms: int
+) -> Flow[bool]:
     """Add the stamps of tags that the load named; replies whether none of them is as young as the load."""
     fresh = (yield from Random(STAMP_ID_BYTES)).hex()
-    ttl_ms = tag_ttl(plan.ttl_ms)
+    ttl_ms = tag_ttl(ttl_ms)
     try:
         replies = yield from Together(tuple(Stamp(plan.keys.stamp(tag), fresh, ttl_ms) for tag in late))
     except RedisUnavailable:
@@ -136,29 +165,34 @@ def _fill(
     memory: Memory,
 ) -> Flow[bool]:
     fill_id = yield from Random(entries.FILL_ID_BYTES)
-    soft_at = ((yield from Wall()) + plan.soft_ms) if plan.soft_ms else 0
-    raw = build(sealed, fill_id, soft_at=soft_at, cost=round(loaded.seconds * 1e6), stamps=stamps)
+    life = loaded.life or plan.life
+    chance = int.from_bytes((yield from Random(4)), "big") / 2**32 if life.jitter else 0.0
+    moments = life.begin((yield from Wall()), chance)
+    raw = build(sealed, fill_id, moments, cost=round(loaded.seconds * 1e6), stamps=stamps)
     try:
         if stamps:
             # Before the fill: an entry that can be read is listed, so clearing its tag frees its memory.
             # The stamps are asked for once more, which lets them live as long as the entry.
-            fresh, ttl_ms = (yield from Random(STAMP_ID_BYTES)).hex(), tag_ttl(plan.ttl_ms)
+            fresh, ttl_ms = (yield from Random(STAMP_ID_BYTES)).hex(), tag_ttl(moments.ttl_ms)
             yield from Together(
                 (
-                    *(enlist(plan.keys, plan.entry, tag, plan.ttl_ms) for tag, _ in stamps),
+                    *(enlist(plan.keys, plan.entry, tag, moments.ttl_ms) for tag, _ in stamps),
                     *(Stamp(plan.keys.stamp(tag), fresh, ttl_ms) for tag, _ in stamps),
                 )
             )
-        (filled,) = yield from Together((Fill(plan.entry, token, raw, plan.ttl_ms),))
+        (filled,) = yield from Together((Fill(plan.entry, token, raw, moments.ttl_ms),))
         return bool(filled)
     except RedisUnavailable:
         memory.orphan(token)
         return False
 
 
-def release(plan: Plan, token: bytes, memory: Memory) -> Flow[None]:
-    """Give a lease back, if it stands; where that fails, the next reader of this process who meets it does."""
+def release(plan: Plan, token: bytes, memory: Memory, retry_ms: int = _RETRY_MS) -> Flow[None]:
+    """Give a lease back, if it stands; where that fails, the next reader of this process who meets it does.
+
+    Of a refresh, the old value stays, and the next may be tried after `retry_ms`; with 0 it goes.
+    """
     try:
-        yield from Together((Release(plan.entry, token, _RETRY_MS),))
+        yield from Together((Release(plan.entry, token, retry_ms),))
     except RedisUnavailable:
         memory.orphan(token)

@@ -28,12 +28,12 @@ from typing import Any, Final, Literal
 
 from neverstale.codecs import Undecodable
 from neverstale.counters import Counters
-from neverstale.errors import RedisUnavailable
+from neverstale.errors import HeldOff, RedisUnavailable
 
 from . import entry as entries
 from .calls import Acquire, Stamp
 from .commands import Call, Clock, Fetch, Flow, Given, Join, Outcome, Random, Together, Wait
-from .fill import load_alone, load_under_lease, release, share
+from .fill import load_alone, load_apart, load_under_lease, release, share
 from .plan import Plan
 from .policy import Memory, Seen, State, tag_ttl, valid
 from .read import read
@@ -63,12 +63,14 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: Memory, counters: Counter
     began = yield from Clock()
     pause, waited, asked = _FIRST_PAUSE, False, False
     known: Seen | None = seen
+    # What the caller would not have as it is.
+    old = entries.fill_id_of(seen.head) if seen.state is State.EXPIRED else None
     token, stamps = b"", dict[str, bytes]()
     while True:
         given: Given | None = None
         try:
             if known is None:
-                known = yield from read(plan, memory)
+                known = _again((yield from read(plan, memory)), old)
             if known.state in (State.FRESH, State.STALE):
                 assert known.entry is not None
                 try:
@@ -86,19 +88,30 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: Memory, counters: Counter
             else:
                 token = yield from Random(entries.TOKEN_BYTES)
                 asked = True
-                head, stamps = yield from _acquire(plan, known, token, memory, "fill")
+                mode: Literal["fill", "refresh"] = "refresh" if known.state is State.EXPIRED else "fill"
+                head, stamps = yield from _acquire(plan, known, token, memory, mode)
                 asked = False
                 if not head:
                     break
-                theirs = entries.token_of(head) if head[2:3] == entries.LEASE else None
+                theirs = None
+                if head[2:3] == entries.LEASE or entries.fill_id_of(head) == old:
+                    theirs = entries.token_of(head)
+                    if theirs is None:  # it is still the old value, and its last refresh has just failed
+                        if plan.fallback:
+                            return Given(error=HeldOff(plan.entry))
+                        return (yield from load_alone(plan, counters))
             known = None
             if theirs is None:
                 continue  # a value that we have not seen yet: read again
+            if not plan.wait_limit:
+                return (yield from load_apart(plan, counters))
             if not waited:
                 counters.waits += 1
                 waited = True
             left = plan.wait_limit - ((yield from Clock()) - began)
             outcome = yield from Join(plan.entry, theirs, max(left, 0.0))
+            if outcome is not None and not outcome.kept:
+                return (yield from load_apart(plan, counters))
             if outcome is not None and (yield from _still_valid(plan, outcome)):
                 given = share(plan, outcome)
         except RedisUnavailable:
@@ -131,6 +144,16 @@ def refresh(plan: Plan, seen: Seen, memory: Memory, counters: Counters) -> Flow[
     return (yield from load_under_lease(plan, token, stamps, memory, counters))
 
 
+def _again(seen: Seen, old: bytes | None) -> Seen:
+    """Judge what was read after waiting: only the value that the caller would not have is still to be renewed."""
+    if seen.entry is None or seen.state not in (State.FRESH, State.STALE, State.EXPIRED):
+        return seen
+    if entries.fill_id_of(seen.head) == old:
+        return seen.expired()
+    # It has just been loaded: nothing newer can be had, even if its time is over already.
+    return seen._replace(state=State.STALE) if seen.state is State.EXPIRED else seen
+
+
 def _acquire(
     plan: Plan, seen: Seen, token: bytes, memory: Memory, mode: Literal["fill", "refresh"]
 ) -> Flow[tuple[bytes, dict[str, bytes]]]:
@@ -145,7 +168,7 @@ def _acquire(
     calls: list[Call[Any]] = [Acquire(plan.entry, mode, seen.head, entries.placeholder(token), plan.lease_ms)]
     if missing:
         fresh = (yield from Random(STAMP_ID_BYTES)).hex()
-        ttl_ms = tag_ttl(plan.ttl_ms, plan.lease_ms)
+        ttl_ms = tag_ttl(plan.life.ttl_ms, plan.lease_ms)
         calls += (Stamp(plan.keys.stamp(tag), fresh, ttl_ms) for tag in missing)
     head, *made = yield from Together(tuple(calls))
     if entries.token_of(head) == token:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from neverstale.lifetime import Lifetime
+
 from .entry import Entry
 from .keys import Keys
 
@@ -51,16 +53,23 @@ class Sealer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One read with all its options, in Redis' terms; times in milliseconds, but for `wait_limit` and `margin`."""
+    """One read with all its options, in Redis' terms.
+
+    Attributes:
+        lease_ms: milliseconds that a lease lives.
+        wait_limit: seconds that a reader waits for the load of another; 0: it loads for itself at once.
+        fallback: whether the caller has an older value to serve, should the load fail.
+        margin: see `MARGIN`.
+    """
 
     entry: str
     keys: Keys
     tags: tuple[str, ...]
-    ttl_ms: int
-    soft_ms: int
+    life: Lifetime
     lease_ms: int
     wait_limit: float
     max_bytes: int
     sealer: Sealer
     loader: Callable[[], Any]
+    fallback: bool = False
     margin: float = MARGIN

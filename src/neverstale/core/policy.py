@@ -11,12 +11,12 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from neverstale.lifetime import DAY_MS
+
 from .entry import HEAD, Entry, parse
 
-__all__ = ["DAY_MS", "Memory", "Seen", "State", "examine", "tag_ttl", "valid"]
+__all__ = ["Memory", "Seen", "State", "examine", "tag_ttl", "valid"]
 
-#: The longest that anything lives in Redis.
-DAY_MS: Final = 86_400_000
 #: How much longer than its entries a tag lives: what may pass between reading a stamp and the fill, beside the load.
 _SLACK_MS: Final = 60_000
 #: They end by themselves after seconds: more than these are an outage, in which nobody reads them.
@@ -27,7 +27,8 @@ class State(enum.Enum):
     """What a key holds, for one reader."""
 
     FRESH = "fresh"
-    STALE = "stale"  # valid, and past its soft TTL
+    STALE = "stale"  # valid, to be served and to be renewed
+    EXPIRED = "expired"  # valid, kept as a fallback: to be renewed before it is served
     LEASED = "leased"  # somebody is loading it
     INVALID = "invalid"  # a value that must not be served
     ABSENT = "absent"  # nothing, or nothing of ours
@@ -51,13 +52,19 @@ class Seen(NamedTuple):
         """Return the same of a value that may not be served, because it is of another type."""
         return self._replace(state=State.INVALID)
 
+    def expired(self) -> Seen:
+        """Return the same of a value that is not to be had as it is, but renewed."""
+        return self._replace(state=State.EXPIRED)
+
 
 def valid(own: Iterable[tuple[str, bytes]], stamps: Mapping[str, bytes | None]) -> bool:
     """Return whether every stamp that something was loaded under still stands."""
     return all(stamps.get(tag) == stamp for tag, stamp in own)
 
 
-def examine(raw: bytes | None, tags: Sequence[str], stamps: Sequence[bytes | None], now_ms: int) -> Seen:
+def examine(
+    raw: bytes | None, tags: Sequence[str], stamps: Sequence[bytes | None], now_ms: int, early: float = 0.0
+) -> Seen:
     """Judge what a key holds.
 
     Args:
@@ -65,6 +72,7 @@ def examine(raw: bytes | None, tags: Sequence[str], stamps: Sequence[bytes | Non
         tags: the tags whose stamps were read with it, or after it.
         stamps: those stamps.
         now_ms: milliseconds since 1970.
+        early: how many times the cost of its load before its end a fresh value counts as stale.
     """
     entry = parse(raw)
     known = dict(zip(tags, stamps, strict=True)) if tags else {}
@@ -77,8 +85,11 @@ def examine(raw: bytes | None, tags: Sequence[str], stamps: Sequence[bytes | Non
             return Seen(State.UNSURE, entry, known, raw)
         if known[tag] != stamp:
             return Seen(State.INVALID, entry, known, raw)
-    if entry.soft_at and entry.soft_at <= now_ms:
-        return Seen(State.STALE, entry, known, raw)
+    if entry.soft_at:
+        if entry.hard_at and entry.hard_at <= now_ms:
+            return Seen(State.EXPIRED, entry, known, raw)
+        if entry.soft_at <= now_ms + early * entry.cost / 1000:
+            return Seen(State.STALE, entry, known, raw)
     return Seen(State.FRESH, entry, known, raw)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from neverstale.lifetime import Moments
+
 from . import entry as entries
 from .calls import Acquire, Enlist, Fill, Stamp
 from .commands import Call, Drop, Flow, Random, Together
@@ -50,7 +52,7 @@ def store(
         Acquire(entry, "claim", b"", entries.placeholder(token), _CLAIM_MS)
         for (entry, _, _), token in zip(writes, tokens, strict=True)
     ]
-    dropped = 0
+    dropped, moments = 0, Moments(0, 0, ttl_ms)
     if calls:
         replies = yield from Together(tuple(calls))
         stamps = {tag: stamp for tag, (stamp, _) in zip(tags, replies, strict=False)}
@@ -58,7 +60,7 @@ def store(
         for (entry, sealed, own), token in zip(writes, tokens, strict=True):
             fill_id = yield from Random(entries.FILL_ID_BYTES)
             pairs = tuple((tag, stamps[tag]) for tag in own)
-            raw = build(sealed, fill_id, soft_at=0, cost=0, stamps=pairs)
+            raw = build(sealed, fill_id, moments, cost=0, stamps=pairs)
             fills.append(Fill(entry, token, raw, ttl_ms))
             memory.remember(entry, own)
         dropped = (yield from Together(tuple(fills))).count(0)
@@ -68,14 +70,15 @@ def store(
 
 
 def build(
-    sealed: Sealed, fill_id: bytes, *, soft_at: int, cost: int, stamps: tuple[tuple[str, bytes], ...]
+    sealed: Sealed, fill_id: bytes, moments: Moments, *, cost: int, stamps: tuple[tuple[str, bytes], ...]
 ) -> bytes:
     """Return the bytes of an entry that holds `sealed`."""
     return entries.build(
         codec=sealed.codec,
         compression=sealed.compression,
         fill_id=fill_id,
-        soft_at=soft_at,
+        soft_at=moments.soft_at,
+        hard_at=moments.hard_at,
         cost=cost,
         stamps=stamps,
         payload=sealed.payload,

@@ -41,6 +41,7 @@ from neverstale.counters import Counters
 from neverstale.errors import RedisUnavailable, UsageError
 from neverstale.events import ConnectionEvent
 from neverstale.flight import Flight, Flights
+from neverstale.loading import Answer
 
 from .clients import AsyncConnections, Connections
 from .connection import REDIS_ERRORS, unavailable
@@ -244,7 +245,9 @@ def loaded(
             seconds,
             command.lease,
         )
+    answer = value if isinstance(value, Answer) else Answer(value)
     try:
-        return Loaded(value, error, check_tags(tags), seconds)
+        named = check_tags((*tags, *answer.tags))
+        return Loaded(answer.value, error, named, seconds, answer.lifetime, answer.keep, answer.forget)
     except UsageError as wrong:
         return Loaded(None, error or wrong, (), seconds)

@@ -466,9 +466,9 @@ def _plain(reply: Any) -> Hashable:
         case list() | tuple():
             return tuple(map(_plain, reply))
         case c.Loaded(value, error, tags):
-            return value, repr(error), tags
-        case c.Outcome(sealed, error, stamps, shareable):
-            return sealed and sealed.value, repr(error), _plain(stamps), shareable
+            return value, repr(error), tags, reply.keep
+        case c.Outcome(sealed, error, stamps, shareable, kept):
+            return sealed and sealed.value, repr(error), _plain(stamps), shareable, kept
         case _:
             return repr(reply)
 
