@@ -21,7 +21,7 @@ from .api import reports as api_reports
 from .caching import CachedCatalog
 from .db import Database
 from .pages import accounts as account_pages
-from .pages import editor, storefront
+from .pages import admin, editor, storefront
 from .settings import Settings
 from .state import Shop
 from .web import Guarded, Measured, add_error_handlers
@@ -79,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         api_accounts.router,
         account_pages.router,
         editor.router,
+        admin.router,
         api_reports.router,
         api_health.router,
     ):
