@@ -35,6 +35,7 @@ from neverstale.shapes import is_model
 __all__ = [
     "JSON",
     "PLAIN",
+    "RESPONSE",
     "TEXT",
     "TEXT_CODEC",
     "ZLIB",
@@ -54,6 +55,8 @@ TEXT: Final = 0
 """Codec: text as UTF-8."""
 JSON: Final = 1
 """Codec: JSON, written and read by msgspec."""
+RESPONSE: Final = 3
+"""Codec: an answer over HTTP, see `neverstale.responses.stored`."""
 
 PLAIN: Final = 0
 """Compression: none."""
