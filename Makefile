@@ -18,10 +18,10 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock format clean again
+.PHONY: help demo test check bench http-suite lock format clean again
 
 help: ## say what there is (this)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## the shop with its cache, on http://localhost:8000 (another port: make demo PORT=8001)
 	@exec $(BIN)/python -m shop.demo --port $(PORT) $(ARGS)
@@ -39,6 +39,9 @@ check: $(READY) ## style, types, and whether the lock is in step with pyproject.
 
 bench: $(READY) ## the figures, measured on this machine
 	@exec $(BIN)/python -m bench $(ARGS)
+
+http-suite: $(READY) ## the public HTTP cache tests, from a checkout of them: make http-suite CHECKOUT=../cache-tests
+	@exec $(BIN)/python tools/http_suite.py $(CHECKOUT) $(ARGS)
 
 lock: $(READY) ## make requirements.lock from pyproject.toml (newest versions: make lock ARGS=--upgrade)
 	$(BIN)/python tools/lock.py $(ARGS)
