@@ -237,6 +237,71 @@ def test_refresh_past_the_soft_ttl(wire: SingleWire, how: str) -> None:
     said(explore(scenario(wire, cast, filled=True, soft_at=1), wire))
 
 
+RENEWED: dict[str, Cast] = {
+    "two processes": lambda w: [reader(w, "a"), reader(w, "b"), writer(w, "w", "key")],
+    "by tag": lambda w: [reader(w, "a"), reader(w, "b"), writer(w, "w")],
+    "one process": together(
+        lambda w, p: reader(w, "a", process=p),
+        lambda w, p: reader(w, "b", process=p),
+        lambda w, p: writer(w, "w"),
+    ),
+    "what is fresh": together(
+        lambda w, p: reader(w, "a", process=p, renews=True),
+        lambda w, p: reader(w, "b", process=p, renews=True),
+        lambda w, p: writer(w, "w", "key"),
+    ),
+    "the load fails": together(
+        lambda w, p: reader(w, "a", process=p, fails_below=2),
+        lambda w, p: reader(w, "b", fails_below=2),
+        lambda w, p: writer(w, "w"),
+    ),
+    "the load fails, with a fallback": lambda w: [
+        reader(w, "a", fails_below=3, fallback=True),
+        reader(w, "b", fails_below=3, fallback=True),
+        writer(w, "w", "key"),
+    ],
+    "a key that is set": lambda w: [reader(w, "a"), reader(w, "b"), setter(w, "s", "key")],
+}
+
+
+@pytest.mark.parametrize("case", RENEWED)
+def test_renewal_of_a_fallback(wire: SingleWire, case: str) -> None:
+    """What is kept past its end is replaced under a lease, and is not served after it was invalidated."""
+    ended = int(case != "what is fresh")
+    said(explore(scenario(wire, RENEWED[case], filled=True, soft_at=ended, hard_at=ended), wire))
+
+
+APART: dict[str, Cast] = {
+    "two processes": lambda w: [
+        reader(w, "a", keep=False),
+        reader(w, "b", keep=False),
+        writer(w, "w", "key"),
+    ],
+    "one process": together(
+        lambda w, p: reader(w, "a", keep=False, process=p),
+        lambda w, p: reader(w, "b", process=p),
+        lambda w, p: writer(w, "w"),
+    ),
+    "the old value stays": together(
+        lambda w, p: reader(w, "a", keep=False, forget=False, renews=True, process=p),
+        lambda w, p: reader(w, "b", renews=True, process=p),
+        lambda w, p: writer(w, "w"),
+    ),
+    "one does not wait": together(
+        lambda w, p: reader(w, "a", process=p),
+        lambda w, p: reader(w, "b", wait_limit=0.0, renews=True, process=p),
+        lambda w, p: writer(w, "w", "key"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", APART)
+@pytest.mark.parametrize("filled", [False, True], ids=["cold", "filled"])
+def test_what_may_not_be_kept(wire: SingleWire, case: str, filled: bool) -> None:
+    """A load whose value may not be kept is neither stored nor shared, and holds nobody up."""
+    said(explore(scenario(wire, APART[case], filled=filled), wire))
+
+
 def without_redis(readers: int) -> Cast:
     """Readers of one process whose every command to Redis fails, and a writer whose own do not."""
     names = ("a", "b", "c")[:readers]
@@ -302,9 +367,13 @@ def without_stamps(patch: pytest.MonkeyPatch) -> None:
     """Take every entry for valid."""
 
     def examine(
-        raw: bytes | None, tags: Sequence[str], stamps: Sequence[bytes | None], now_ms: int
+        raw: bytes | None,
+        tags: Sequence[str],
+        stamps: Sequence[bytes | None],
+        now_ms: int,
+        early: float = 0.0,
     ) -> policy.Seen:
-        seen = policy.examine(raw, tags, stamps, now_ms)
+        seen = policy.examine(raw, tags, stamps, now_ms, early)
         blind = seen.state in (policy.State.INVALID, policy.State.UNSURE)
         return seen._replace(state=policy.State.FRESH) if blind else seen
 

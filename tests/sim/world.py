@@ -26,8 +26,9 @@ from neverstale.core.store import store
 from neverstale.core.tags import invalidate_tags
 from neverstale.drive.sim import NOW_MS, Actor, Process, Scenario, Violation
 from neverstale.drive.wire import SingleWire
-from neverstale.errors import RedisUnavailable
+from neverstale.errors import HeldOff, RedisUnavailable
 from neverstale.lifetime import Lifetime
+from neverstale.loading import Answer
 from neverstale.sealing import ValueSealer
 
 KEYS = Keys("sim", 1, "")
@@ -87,15 +88,21 @@ def reader(
     crash_after: int | None = None,
     fail_at: tuple[int, bool] | None = None,
     spread: Literal["", "forward", "backward"] = "",
+    renews: bool = False,
+    keep: bool = True,
+    forget: bool = True,
     **options: Any,
 ) -> Actor:
-    """Read the key, `times` times; the loader names `late` tags, and raises for a truth below `fails_below`."""
+    """Read the key, `times` times; the loader names `late` tags, and raises for a truth below `fails_below`.
+
+    One that `renews` does not take what it finds as it is. With `keep` False what it loads is not to be stored.
+    """
     home = process or Process()
 
-    def load() -> tuple[int, tuple[str, ...]]:
+    def load() -> Answer:
         if world.truth < fails_below:
             raise Unloadable(world.truth)
-        return world.truth, late
+        return Answer(world.truth, tags=late, keep=keep, forget=forget)
 
     def program() -> c.Flow[None]:
         how = plan(world, tags, load, **options)
@@ -106,6 +113,8 @@ def reader(
                 seen: Any = yield from read(how, home.memory)
             except RedisUnavailable:
                 seen = None
+            if renews and seen is not None and seen.state is State.FRESH:
+                seen = seen.expired()
             if seen is not None and seen.state in (State.FRESH, State.STALE):
                 try:
                     value = SEALER.open(seen.entry)
@@ -118,6 +127,10 @@ def reader(
                             yield from lease.refresh(how, seen, home.memory, home.counters)
                     continue
             given = yield from lease.get_or_load(how, seen, home.memory, home.counters)
+            if isinstance(given.error, HeldOff):
+                assert seen is not None
+                assert seen.entry is not None
+                given = c.Given(SEALER.open(seen.entry))
             # "There is no such row" is an answer too: it must not be older than the floor either.
             world.check(name, given.error.args[0] if given.error else given.value, floor)
 
@@ -184,6 +197,7 @@ def scenario(
     stamps: bool = True,
     filled: bool = False,
     soft_at: int = 0,
+    hard_at: int = 0,
 ) -> Scenario:
     """Return a scenario on one key.
 
@@ -193,10 +207,11 @@ def scenario(
         stamps: whether their stamps are there at the beginning, an hour old.
         filled: whether the entry is there, valid, with the truth of the beginning.
         soft_at: when it becomes stale.
+        hard_at: when it becomes a fallback only.
     """
     now: list[World] = []
 
-    planted = [("FLUSHALL",), *_planted(tags if stamps else (), _an_hour_ago(wire), filled, soft_at)]
+    planted = [("FLUSHALL",), *_planted(tags if stamps else (), _an_hour_ago(wire), filled, soft_at, hard_at)]
 
     def begin() -> Sequence[Actor]:
         for reply in wire.exchange([(None, words) for words in planted]):
@@ -225,7 +240,9 @@ def _an_hour_ago(wire: SingleWire) -> int:
     return (int(seconds) - 3600) * 1_000_000 + int(micros)
 
 
-def _planted(tags: Sequence[str], since: int, filled: bool, soft_at: int) -> list[tuple[Any, ...]]:
+def _planted(
+    tags: Sequence[str], since: int, filled: bool, soft_at: int, hard_at: int
+) -> list[tuple[Any, ...]]:
     """Return the commands that put there what a scenario begins with."""
     stamps = tuple((tag, b"planted@%d" % since) for tag in tags)
     commands: list[tuple[Any, ...]] = [
@@ -237,6 +254,7 @@ def _planted(tags: Sequence[str], since: int, filled: bool, soft_at: int) -> lis
             compression=0,
             fill_id=b"planted.....",
             soft_at=soft_at,
+            hard_at=hard_at,
             cost=0,
             stamps=stamps,
             payload=b"1",
@@ -253,6 +271,6 @@ def _served(wire: SingleWire) -> int | None:
     if seen.state is State.UNSURE and seen.entry is not None:
         own = tuple(tag for tag, _ in seen.entry.stamps)
         seen = examine(raw, own, wire.fetch(tuple(map(KEYS.stamp, own))), NOW_MS)
-    if seen.state not in (State.FRESH, State.STALE) or seen.entry is None:
+    if seen.state not in (State.FRESH, State.STALE, State.EXPIRED) or seen.entry is None:
         return None
     return int(SEALER.open(seen.entry))

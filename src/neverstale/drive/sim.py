@@ -35,6 +35,7 @@ from neverstale.drive.threads import together
 from neverstale.drive.wire import Wire
 from neverstale.errors import RedisUnavailable
 from neverstale.flight import Flight, Flights
+from neverstale.loading import Answer
 
 __all__ = ["Actor", "Found", "Process", "Run", "Scenario", "Violation", "explore", "wander"]
 
@@ -277,7 +278,7 @@ class Run:
         if actor.parts:
             return actor.parts.pop(0)
         try:
-            actor.parts[0] = c.Loaded(*_value_and_tags(loader()))
+            actor.parts[0] = _loaded(loader())
         except LookupError as error:
             actor.parts[0] = c.Loaded(error=error)
         return None
@@ -436,9 +437,12 @@ def _rest(run: Run) -> None:
         raise Violation(run._report(str(violation))) from None
 
 
-def _value_and_tags(result: Any) -> tuple[Any, None, tuple[str, ...]]:
+def _loaded(result: Any) -> c.Loaded:
+    """Return what a loader did that gave a value with its tags, or an `Answer`."""
+    if isinstance(result, Answer):
+        return c.Loaded(result.value, None, result.tags, keep=result.keep, forget=result.forget)
     value, tags = result
-    return value, None, tags
+    return c.Loaded(value, None, tags)
 
 
 def _flying(flight: Flight[_Flag]) -> Hashable:
