@@ -2,7 +2,7 @@
 
 There is no `viewBox` around the text: across, everything is in per cent of the width that the page gives, and down in
 pixels, so letters have the same size on a phone and on a desktop. What does not fit a phone is left out by class
-(`wide`, `thin`). Colours are classes (static/charts.css); `title` elements say what each mark stands for, and
+(`roomy`, `tight`). Colours are classes (static/charts.css); `title` elements say what each mark stands for, and
 static/charts.js shows them better.
 
 Amounts are whole cents and never negative.
@@ -162,7 +162,7 @@ def columns(
     if means:
         legend = Markup(
             '<p class="legend"><span><i class="key each"></i>each day</span> '
-            '<span><i class="key mean"></i>mean of {} days</span></p>'
+            '<span><i class="key average"></i>mean of {} days</span></p>'
         ).format(mean_of)
     return Markup(
         '<div class="plot" data-chart="{title}"><svg class="over-time" width="100%" height="{height}" role="img" '
@@ -195,10 +195,10 @@ def _gridlines(ticks: Sequence[int]) -> Iterator[Markup]:
 
 def _time_axis(starts: Sequence[date]) -> Iterator[Markup]:
     wide, thin = time_labels(starts, _WIDE), time_labels(starts, _THIN)
-    for which, labels in (("wide", wide), ("thin", thin)):
+    for which, labels in (("roomy", wide), ("tight", thin)):
         for i, text in labels.items():
             both = wide.get(i) == thin.get(i)
-            if both and which == "thin":
+            if both and which == "tight":
                 continue
             x = (i + 0.5) / len(starts) * 100
             yield Markup('<g{}><line class="tick" x1="{x}%" x2="{x}%" y1="{y}" y2="{end}"/>').format(
@@ -225,7 +225,7 @@ def _marks(
         if means:
             words += f"\nMean of {mean_of} days: {price(round(means[i]))}"
         yield Markup(
-            '<g class="mark"><rect class="hit" x="{}%" y="{}" width="{}%" height="{}"/>{}<title>{}</title></g>'
+            '<g class="datum"><rect class="hit" x="{}%" y="{}" width="{}%" height="{}"/>{}<title>{}</title></g>'
         ).format(_short(i * band), _TOP, _short(band), _PLOT, column, words)
 
 
@@ -283,9 +283,9 @@ def bars(title: str, marks: Sequence[Mark]) -> Markup:
     # A bar has the middle of its row; the gridlines of all rows meet.
     rows = Markup("").join(
         Markup(
-            '<li class="mark"><span class="name">{}</span><span class="bar"><svg width="100%" height="100%" '
+            '<li class="datum"><span class="name">{}</span><span class="track"><svg width="100%" height="100%" '
             'aria-hidden="true" focusable="false">{}<rect class="col" y="24%" width="{}%" height="52%"/></svg></span>'
-            '<span class="value">{}</span><span class="said">{}</span></li>'
+            '<span class="value">{}</span><span class="extra">{}</span></li>'
         ).format(
             Markup('<a href="{}">{}</a>').format(mark.href, mark.name) if mark.href else mark.name,
             lines,
@@ -297,11 +297,13 @@ def bars(title: str, marks: Sequence[Mark]) -> Markup:
     )
     axis = Markup("").join(
         Markup('<text class="when{}" x="{}%" y="16">{}</text>').format(
-            "" if i in (0, len(ticks) - 1) else " wide", _short(cents / top * 100), tick_text(cents, top)
+            {0: " first", len(ticks) - 1: " last"}.get(i, " roomy"),
+            _short(cents / top * 100),
+            tick_text(cents, top),
         )
         for i, cents in enumerate(ticks)
     )
     return Markup(
         '<div class="plot" data-chart="{}"><ol class="bars">{}</ol><p class="bars-axis" aria-hidden="true">'
-        '<span class="bar"><svg width="100%" height="24" focusable="false">{}</svg></span></p></div>'
+        '<span class="track"><svg width="100%" height="24" focusable="false">{}</svg></span></p></div>'
     ).format(title, rows, axis)

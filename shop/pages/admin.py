@@ -195,7 +195,8 @@ def _chart(report: SalesReport, rows: tuple[SalesRow, ...]) -> Any:
         title,
         [charts.Mark(name_of(row, report), row.revenue_cents, _note(row)) for row in rows],
         list(starts(report.start, report.end, by)),
-        mean_of=7 if by is By.DAY else 0,
+        # Whole weeks, or a mean would go up and down with the week.
+        mean_of=0 if by is not By.DAY else 7 if len(rows) <= 366 else 28,
     )
 
 

@@ -3,7 +3,7 @@
 "use strict";
 
 for (const plot of document.querySelectorAll(".plot[data-chart]")) {
-  const marks = [...plot.querySelectorAll(".mark")];
+  const marks = [...plot.querySelectorAll(".datum")];
   if (marks.length === 0) continue;
   const words = marks.map(read);
   const name = plot.querySelector("svg > title");
@@ -47,10 +47,10 @@ for (const plot of document.querySelectorAll(".plot[data-chart]")) {
     });
   }
   const follow = event => {
-    const mark = event.target.closest(".mark");
+    const mark = event.target.closest(".datum");
     // A finger that was put down keeps its first target while it moves: look at what is below it now.
     const below = event.pointerType === "touch" ? document.elementFromPoint(event.clientX, event.clientY) : null;
-    const found = marks.indexOf((below && below.closest(".mark")) || mark);
+    const found = marks.indexOf((below && below.closest(".datum")) || mark);
     if (found >= 0) show(found);
   };
   plot.addEventListener("pointermove", follow);
@@ -61,7 +61,7 @@ for (const plot of document.querySelectorAll(".plot[data-chart]")) {
   function read(mark) {
     const title = mark.querySelector("title");
     if (title) return title.textContent.split("\n");
-    return [".name", ".value", ".said"].map(each => mark.querySelector(each).textContent);
+    return [".name", ".value", ".extra"].map(each => mark.querySelector(each).textContent);
   }
 
   function tell(i) {
