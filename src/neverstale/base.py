@@ -26,13 +26,14 @@ from neverstale.core.read import resolve
 from neverstale.core.store import store
 from neverstale.counters import Counters, CounterSnapshot
 from neverstale.drive.announce import Announcer
-from neverstale.errors import UsageError
+from neverstale.errors import HeldOff, LoadTimeout, UsageError
 from neverstale.events import Events
 from neverstale.lifetime import Lifetime
+from neverstale.limits import Limits
 from neverstale.receipt import Receipt
 from neverstale.sealing import ValueSealer
 
-__all__ = ["MISS", "BaseCache", "Found", "Shared", "Ttl"]
+__all__ = ["MISS", "BaseCache", "Found", "Shared", "Ttl", "check_loader", "milliseconds", "tags_of"]
 
 logger = logging.getLogger("neverstale")
 
@@ -89,6 +90,7 @@ class BaseCache:
         self._sealer_of: Callable[[Any], ValueSealer] = lru_cache(1024)(self._make_sealer)
         # Typed: True is no number of seconds, though it equals 1.
         self._kept_lifetime: Callable[..., Lifetime] = lru_cache(1024, typed=True)(self._lifetime)
+        self._limits = Limits(round(settings.lease_ttl * 1000), settings.wait_limit)
         self._text = ValueSealer(TEXT_CODEC, settings.compress_above, settings.max_value_bytes)
         self._json = self._make_sealer(Any)
 
@@ -130,12 +132,12 @@ class BaseCache:
         """Return a hard TTL in milliseconds: the default for None, never above the longest that is allowed."""
         if ttl is None:
             return round(self._settings.ttl * 1000)
-        return min(_milliseconds("ttl", ttl), round(self._settings.max_ttl * 1000))
+        return min(milliseconds("ttl", ttl), round(self._settings.max_ttl * 1000))
 
     def _lifetime(self, ttl: Ttl | None, soft_ttl: Ttl | None = None) -> Lifetime:
         """Return how long a value lives; a soft TTL that the hard one forestalls is none."""
         ttl_ms = self._ttl_ms(ttl)
-        soft_ms = ttl_ms if soft_ttl is None else min(_milliseconds("soft_ttl", soft_ttl), ttl_ms)
+        soft_ms = ttl_ms if soft_ttl is None else min(milliseconds("soft_ttl", soft_ttl), ttl_ms)
         return Lifetime(soft_ms, ttl_ms - soft_ms)
 
     def _lifetime_of(self, ttl: Ttl | None, soft_ttl: Ttl | None) -> Lifetime:
@@ -151,19 +153,20 @@ class BaseCache:
         life: Lifetime,
         tags: tuple[str, ...],
         sealer: ValueSealer,
+        limits: Limits | None = None,
         *,
         wait: bool = True,
         fallback: bool = False,
     ) -> Plan:
-        settings = self._settings
+        limits = limits or self._limits
         return Plan(
             entry=entry,
             keys=self._keys,
             tags=tags,
             life=life,
-            lease_ms=round(settings.lease_ttl * 1000),
-            wait_limit=settings.wait_limit if wait else 0.0,
-            max_bytes=settings.max_value_bytes,
+            lease_ms=limits.lease_ms,
+            wait_limit=limits.wait_limit if wait else 0.0,
+            max_bytes=self._settings.max_value_bytes,
             sealer=sealer,
             loader=load,
             fallback=fallback,
@@ -224,16 +227,21 @@ class BaseCache:
             raise given.error.with_traceback(given.traceback)
         return given.value
 
-    def _give_or_fall_back(self, given: Given, seen: Seen, sealer: ValueSealer) -> Any:
-        """Return the loaded value or, if the load failed, the old one that was kept for this."""
-        if isinstance(given.error, Exception):
-            found = self._found(seen, sealer)
-            if found.value is not MISS:
-                assert seen.entry is not None
-                logger.warning("a value past its TTL is served, for its load failed: %r", given.error)
-                self._counters.stale_hits += 1
-                return found.value
-        return self._give(given)
+    def _kept(self, life: Lifetime, seen: Seen | None, sealer: ValueSealer) -> Any:
+        """Return the old value that is kept for a load that fails or is late, or MISS."""
+        if not life.kept_ms or seen is None or seen.state is not State.EXPIRED:
+            return MISS
+        return self._found(seen, sealer).value
+
+    def _give_or_fall_back(self, given: Given, kept: Any) -> Any:
+        """Return the loaded value or, if the load failed or is late, the old one that was kept for this."""
+        if kept is MISS or not isinstance(given.error, Exception):
+            return self._give(given)
+        # Who loads logs what went wrong, not everybody who is served meanwhile.
+        if not isinstance(given.error, HeldOff | LoadTimeout):
+            logger.warning("a value past its TTL is served, for its load failed: %r", given.error)
+        self._counters.stale_hits += 1
+        return kept
 
     # --- the rest --------------------------------------------------------------------------------------------
 
@@ -294,7 +302,8 @@ def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
     return check_tags(tags) if tags else ()
 
 
-def _milliseconds(name: str, value: object) -> int:
+def milliseconds(name: str, value: object) -> int:
+    """Return a time that a caller gave in seconds; raises `UsageError`."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise UsageError(

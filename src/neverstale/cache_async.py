@@ -25,6 +25,7 @@ from neverstale.errors import InvalidationError, RedisUnavailable, UsageError
 from neverstale.events import ConnectionEvent, Events
 from neverstale.health import Health, health_async
 from neverstale.lifetime import Lifetime
+from neverstale.limits import Limits
 from neverstale.receipt import Receipt
 from neverstale.sealing import ValueSealer
 
@@ -359,7 +360,13 @@ class AsyncCache(BaseCache):
         return self._open(seen, sealer)
 
     async def _get_or_load(
-        self, key: str, load: Callable[[], Any], life: Lifetime, tags: tuple[str, ...], sealer: ValueSealer
+        self,
+        key: str,
+        load: Callable[[], Any],
+        life: Lifetime,
+        tags: tuple[str, ...],
+        sealer: ValueSealer,
+        limits: Limits | None = None,
     ) -> Any:
         entry = self._keys.entry(key)
         seen: Seen | None = None
@@ -371,16 +378,18 @@ class AsyncCache(BaseCache):
             value = self._open(seen, sealer)
             if value is not MISS:
                 if seen.state is State.STALE:
-                    self._renew(key, load, life, tags, sealer, Found(value, seen))
+                    self._renew(key, load, life, tags, sealer, Found(value, seen), limits)
                 return value
             seen = self._missed(seen)
-        fallback = life.kept_ms > 0 and seen is not None and seen.state is State.EXPIRED
-        plan = self._plan(entry, load, life, tags, sealer, fallback=fallback)
+        kept = self._kept(life, seen, sealer)
+        plan = self._plan(entry, load, life, tags, sealer, limits, fallback=kept is not MISS)
         flow = lease.get_or_load(plan, seen, self._memory, self._counters)
-        given = await self._driver.run_apart(flow, self._counters)
-        if fallback and seen is not None:
-            return self._give_or_fall_back(given, seen, sealer)
-        return self._give(given)
+        seconds = None if limits is None else limits.within(kept is not MISS)
+        if seconds is None:
+            given = await self._driver.run_apart(flow, self._counters)
+        else:
+            given = await self._driver.run_within(flow, self._counters, entry, seconds)
+        return self._give_or_fall_back(given, kept)
 
     # --- for the caches that are built upon this one -----------------------------------------------------------
 
@@ -430,10 +439,11 @@ class AsyncCache(BaseCache):
         tags: tuple[str, ...],
         sealer: ValueSealer,
         found: Found,
+        limits: Limits | None = None,
     ) -> None:
         """Load anew in the background what was found; the old value stays until then. A failure is logged."""
         assert found.seen is not None
-        seen, plan = found.seen, self._plan(self._keys.entry(key), load, life, tags, sealer)
+        seen, plan = found.seen, self._plan(self._keys.entry(key), load, life, tags, sealer, limits)
         self._driver.refresh(
             plan.entry, lambda: lease.refresh(plan, seen, self._memory, self._counters), self._counters
         )

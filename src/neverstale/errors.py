@@ -9,6 +9,7 @@ NeverstaleError
 ├── RedisUnavailable       the operator of Redis: not reachable, too slow, or refusing
 │   └── InvalidationError  the same, while invalidating: what was cached may still be served
 ├── HeldOff                the loader: a load failed a moment ago and is not repeated yet
+├── LoadTimeout            the loader: a load takes longer than its caller waits (also a TimeoutError)
 └── MissingDependency      the operator: an extra is not installed; says the install line
 ```
 
@@ -22,6 +23,7 @@ __all__ = [
     "HeldOff",
     "InvalidationError",
     "KeyingError",
+    "LoadTimeout",
     "MissingDependency",
     "NeverstaleError",
     "RedisUnavailable",
@@ -99,6 +101,25 @@ class HeldOff(NeverstaleError):
 
     def __str__(self) -> str:
         return f"the last load of {self.entry!r} failed a moment ago"
+
+
+class LoadTimeout(NeverstaleError, TimeoutError):
+    """A load was not done in the time that its caller waits, and there is no older value to serve.
+
+    The load goes on, unless all threads for loads were taken; what it gives is stored.
+
+    Attributes:
+        entry: the entry's key in Redis.
+        seconds: the limit.
+    """
+
+    def __init__(self, entry: str, seconds: float) -> None:
+        super().__init__(entry, seconds)
+        self.entry = entry
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"{self.entry!r} was not loaded within {self.seconds:g} s"
 
 
 class MissingDependency(NeverstaleError):

@@ -115,9 +115,12 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: Memory, counters: Counter
             if outcome is not None and (yield from _still_valid(plan, outcome)):
                 given = share(plan, outcome)
         except RedisUnavailable:
-            alone = yield from load_alone(plan, counters)
             if asked:
-                # The lease may have been granted without our hearing of it, and others would wait for us.
+                # The lease may have been granted without our hearing of it, and others would wait for us. Noted first:
+                # a caller whose time is up ends this flow while it waits for its turn.
+                memory.orphan(token)
+            alone = yield from load_alone(plan, counters)
+            if asked and memory.adopt(token):
                 yield from release(plan, token, memory)
             return alone
         if given is not None:

@@ -24,12 +24,12 @@ from typing import Any, TypeVar
 
 from neverstale.core import commands as c
 from neverstale.counters import Counters
-from neverstale.errors import RedisUnavailable
+from neverstale.errors import LoadTimeout, RedisUnavailable
 from neverstale.flight import Flight, Flights
 from neverstale.loading import collecting
 
 from .announce import Announcer
-from .calls import LATER, asked, at_once, loaded, missing_scripts, results
+from .calls import LATER, Late, asked, at_once, in_time, loaded, missing_scripts, results
 from .clients import REDIS_ERRORS, AsyncConnections, unavailable
 from .lanes import AsyncWire, ClusterLanes, SingleLane
 
@@ -135,6 +135,9 @@ class AsyncDriver:
 
     async def run(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
         """Run a flow to its end; raises what the flow raises."""
+        return await self._run(flow, counters, patient, None)
+
+    async def _run(self, flow: c.Flow[T], counters: Counters, patient: bool, ends: float | None) -> T:
         flights: list[Flight[asyncio.Event]] = []
         registry = self.flights
         reply: Any = None
@@ -150,6 +153,8 @@ class AsyncDriver:
                 try:
                     reply = at_once(command, registry, flights)
                     if reply is LATER:
+                        if ends is not None:
+                            command = in_time(command, ends)
                         reply = await self._do(command, counters, flights, patient)
                 except RedisUnavailable as error:
                     trouble = error
@@ -161,6 +166,43 @@ class AsyncDriver:
     async def run_apart(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
         """Run a flow in a task of its own, which goes on if the caller is cancelled."""
         return await asyncio.shield(self._start(self.run(flow, counters, patient=patient)))
+
+    async def run_within(
+        self, flow: c.Flow[c.Given], counters: Counters, entry: str, seconds: float
+    ) -> c.Given:
+        """Run a flow whose load may take longer than its caller waits.
+
+        It runs in a task of its own. If its load is not done in time, the task goes on.
+
+        Args:
+            flow, counters: as `run`.
+            entry: what is loaded.
+            seconds: how long the caller waits.
+
+        Returns:
+            What the flow returns, or `LoadTimeout` as the error where that is not there in time.
+        """
+        late = c.Given(error=LoadTimeout(entry, seconds))
+        gone = False
+
+        async def work() -> c.Given:
+            try:
+                given = await self._run(flow, counters, False, time.monotonic() + seconds)
+            except Late:
+                return late
+            if gone and given.error is not None:
+                logger.warning(
+                    "the load of %r, which nobody waits for any more, failed: %r", entry, given.error
+                )
+            return given
+
+        task = self._start(work())
+        done, _ = await asyncio.wait((task,), timeout=seconds)
+        if done:
+            found: c.Given = task.result()
+            return found
+        gone = True
+        return late
 
     def refresh(self, entry: str, flow: Callable[[], c.Flow[c.Given | None]], counters: Counters) -> None:
         """Run a flow in the background, unless one for this entry is running; its errors are logged."""

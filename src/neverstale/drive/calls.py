@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final, TypeAlias, TypeVar
 
 from redis.crc import key_slot
@@ -28,12 +29,15 @@ from neverstale.core.commands import (
     Call,
     Clock,
     Command,
+    Join,
     Land,
     Lead,
     Load,
     Loaded,
     Random,
     TopologyView,
+    Turn,
+    Wait,
     Wall,
 )
 from neverstale.core.keys import check_tags
@@ -48,10 +52,12 @@ from .connection import REDIS_ERRORS, unavailable
 
 __all__ = [
     "LATER",
+    "Late",
     "Words",
     "asked",
     "at_once",
     "in_chunks",
+    "in_time",
     "loaded",
     "missing_scripts",
     "one_each",
@@ -209,6 +215,35 @@ def at_once(command: Command[Any], flights: Flights[Any], mine: list[Flight[Any]
         case _:
             return LATER
     return None
+
+
+class Late(Exception):
+    """The time of a flow's caller is up while it waits for what others do: nothing is lost if it ends here."""
+
+
+def in_time(command: Command[Any], ends: float) -> Command[Any]:
+    """Return a command with its waiting cut to what is left of the time of the flow's caller.
+
+    A load under a lease is begun in any case: others may wait for it. Without one, a load for nobody is not begun: when
+    Redis is away, all whose time is up while they wait for their turn would load at once.
+
+    Args:
+        command: what a flow asks for.
+        ends: when the time is up, by this process's monotonic clock.
+
+    Raises:
+        Late: it is up.
+    """
+    match command:
+        case Join() | Turn() | Wait() | Load(lease=0.0):
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise Late
+            return (
+                command if isinstance(command, Load) else replace(command, seconds=min(command.seconds, left))
+            )
+        case _:
+            return command
 
 
 @contextmanager

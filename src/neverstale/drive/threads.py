@@ -1,7 +1,8 @@
 """Run flows on the calling thread.
 
 Rules:
-- A loader runs on the thread that asked for it; a refresh past the soft TTL on one of a few threads of this module.
+- A loader runs on the thread that asked for it; a refresh past the soft TTL, and a load that its caller waits for only
+  so long, on one of a few threads of this module.
 - A load that is in flight ends with its flow, however that ends: who waits for it is always woken.
 
 This module knows how each command is done, not what a flow means.
@@ -17,17 +18,17 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
 
 from neverstale.core import commands as c
 from neverstale.counters import Counters
-from neverstale.errors import RedisUnavailable, UsageError
+from neverstale.errors import LoadTimeout, RedisUnavailable, UsageError
 from neverstale.flight import Flight, Flights
 from neverstale.loading import collecting
 
 from .announce import Announcer
-from .calls import LATER, asked, at_once, loaded, missing_scripts, results
+from .calls import LATER, Late, asked, at_once, in_time, loaded, missing_scripts, results
 from .clients import REDIS_ERRORS, Connections, unavailable
 from .wire import ClusterWire, SingleWire, Wire
 
@@ -40,6 +41,47 @@ T = TypeVar("T")
 _REFRESHERS = 4
 #: So many refreshes run or wait for a thread; each holds the value that it replaces.
 _REFRESHES = 16
+
+
+#: Loads with a time limit that run at a time, also those that nobody waits for any more: so many hung ones cannot take
+#: the application's own threads along (a bulkhead). As many as the default of Python's own pools at most.
+_LOADERS = 32
+
+
+class _Goes(Exception):
+    """A load goes on, and its caller does not wait for it any longer."""
+
+    def __init__(self, load: Future[c.Loaded]) -> None:
+        self.load = load
+
+
+class _Run(Generic[T]):
+    """A flow that is being run, with the loads that it leads; `ends` is when its caller's time is up."""
+
+    __slots__ = ("counters", "ends", "flights", "flow", "patient", "registry", "within")
+
+    def __init__(
+        self,
+        flow: c.Flow[T],
+        counters: Counters,
+        registry: Flights[threading.Event],
+        patient: bool = False,
+        within: float = 0.0,
+        ends: float | None = None,
+    ) -> None:
+        self.flow = flow
+        self.counters = counters
+        self.registry = registry
+        self.flights: list[Flight[threading.Event]] = []
+        self.patient = patient
+        self.within = within
+        self.ends = ends
+
+    def end(self) -> None:
+        """Wake all who wait for its loads, however it ended."""
+        for flight in self.flights:
+            self.registry.end(flight)
+        self.flow.close()
 
 
 class ThreadDriver:
@@ -62,6 +104,7 @@ class ThreadDriver:
         self._wires: dict[str, tuple[Any, Wire]] = {}
         self._refreshers: ThreadPoolExecutor | None = None
         self._refreshing: set[str] = set()
+        self._loaders: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
     def wire(self, patient: bool = False) -> Wire:
@@ -93,28 +136,71 @@ class ThreadDriver:
 
     def run(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
         """Run a flow to its end; raises what the flow raises."""
-        flights: list[Flight[threading.Event]] = []
-        registry = self.flights
-        reply: Any = None
-        trouble: RedisUnavailable | None = None
+        run = _Run(flow, counters, self.flights, patient)
         try:
-            while True:
-                try:
-                    command = flow.send(reply) if trouble is None else flow.throw(trouble)
-                except StopIteration as stop:
-                    result: T = stop.value
-                    return result
-                reply, trouble = None, None
-                try:
-                    reply = at_once(command, registry, flights)
-                    if reply is LATER:
-                        reply = self._do(command, counters, flights, patient)
-                except RedisUnavailable as error:
-                    trouble = error
+            return self._go_on(run, None)
         finally:
-            for flight in flights:
-                registry.end(flight)
-            flow.close()
+            run.end()
+
+    def run_within(self, flow: c.Flow[c.Given], counters: Counters, entry: str, seconds: float) -> c.Given:
+        """Run a flow whose load may take longer than its caller waits.
+
+        The loader runs on a thread of this module, with the caller's context variables. If it is not done in time, the
+        rest of the flow is done there as well. Where all of these threads are taken, the caller waits for one until its
+        time is up, and then the load is not begun.
+
+        Args:
+            flow, counters: as `run`.
+            entry: what is loaded.
+            seconds: how long the caller waits.
+
+        Returns:
+            What the flow returns, or `LoadTimeout` as the error where that is not there in time.
+        """
+        run = _Run(flow, counters, self.flights, within=seconds, ends=time.monotonic() + seconds)
+        load: Future[c.Loaded] | None = None
+        try:
+            return self._go_on(run, None)
+        except _Goes as goes:
+            load = goes.load
+        except Late:
+            pass
+        finally:
+            if load is None:
+                run.end()
+        if load is not None:
+            load.add_done_callback(lambda done: self._finish(run, entry, done.result()))
+        return c.Given(error=LoadTimeout(entry, seconds))
+
+    def _finish(self, run: _Run[c.Given], entry: str, found: c.Loaded) -> None:
+        """Do the rest of a flow whose caller has gone."""
+        try:
+            run.ends = None
+            given = self._go_on(run, found)
+            if given.error is not None:
+                logger.warning(
+                    "the load of %r, which nobody waits for any more, failed: %r", entry, given.error
+                )
+        finally:
+            run.end()
+
+    def _go_on(self, run: _Run[T], reply: Any) -> T:
+        trouble: RedisUnavailable | None = None
+        while True:
+            try:
+                command = run.flow.send(reply) if trouble is None else run.flow.throw(trouble)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            reply, trouble = None, None
+            try:
+                reply = at_once(command, run.registry, run.flights)
+                if reply is LATER:
+                    if run.ends is not None:
+                        command = in_time(command, run.ends)
+                    reply = self._do(command, run)
+            except RedisUnavailable as error:
+                trouble = error
 
     def refresh(self, entry: str, flow: Callable[[], c.Flow[c.Given | None]], counters: Counters) -> None:
         """Run a flow on another thread, unless one for this entry is running; its errors are logged."""
@@ -142,33 +228,56 @@ class ThreadDriver:
         except RuntimeError:  # the interpreter is shutting down
             self._refreshing.discard(entry)
 
-    def close(self) -> None:
-        """Wait for refreshes that are running."""
-        if self._refreshers is not None and self._pid == os.getpid():
-            self._refreshers.shutdown(wait=True, cancel_futures=True)
-        self._refreshers = None
+    def _load_within(self, command: c.Load, within: float, ends: float) -> c.Loaded:
+        """Run a loader on another thread.
 
-    def _do(
-        self,
-        command: c.Command[Any],
-        counters: Counters,
-        flights: list[Flight[threading.Event]],
-        patient: bool,
-    ) -> Any:
+        Raises:
+            _Goes: it is not done in time, and goes on.
+        """
+        context = contextvars.copy_context()
+        with self._lock:
+            if self._loaders is None:
+                self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="neverstale-load")
+            loaders = self._loaders
+        try:
+            load = loaders.submit(context.run, _load, command)
+        except RuntimeError:  # the interpreter is shutting down
+            return _load(command)
+        try:
+            return load.result(max(0.0, ends - time.monotonic()))
+        except TimeoutError:  # of waiting: what the loader raises is in its reply
+            if not load.cancel():
+                raise _Goes(load) from None
+        except CancelledError:  # the cache is being closed
+            pass
+        return c.Loaded(error=LoadTimeout(command.entry, within))
+
+    def close(self) -> None:
+        """Wait for refreshes and loads that are running; those that wait for a thread are given up."""
+        if self._pid == os.getpid():
+            for pool in (self._refreshers, self._loaders):
+                if pool is not None:
+                    pool.shutdown(wait=True, cancel_futures=True)
+        self._refreshers = self._loaders = None
+
+    def _do(self, command: c.Command[Any], run: _Run[Any]) -> Any:
+        counters = run.counters
         match command:
             case c.Fetch(keys):
                 return self.fetch(keys, counters)
             case c.Together() | c.Drop() | c.Topology() | c.Scan():
-                return self._ask_redis(command, counters, patient)
+                return self._ask_redis(command, counters, run.patient)
             case c.Wait(_, seconds):
                 return time.sleep(seconds * random.uniform(0.75, 1.25))
             case c.Load():
+                if run.ends is not None:
+                    return self._load_within(command, run.within, run.ends)
                 return _load(command)
             case c.Join(entry, token, seconds):
                 flight = self.flights.find(entry, token)
                 return flight.outcome if flight is not None and flight.done.wait(seconds) else None
             case c.Turn(entry, token, seconds):
-                return self._turn(entry, token, seconds, flights)
+                return self._turn(entry, token, seconds, run.flights)
             case c.Announce(receipt, prefix):
                 message = self._announcer.tell(receipt, prefix)
                 try:
