@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from .db import Database
 from .errors import Conflict, NotLoggedIn
 from .models import AuthSession, User, utc_now
 from .passwords import hash_password, verify_password
-from .views import Account
+from .state import Shop
+from .views import Account, SessionView
 
 __all__ = [
     "ABSOLUTE_LIFE",
@@ -27,10 +28,13 @@ __all__ = [
     "LogIn",
     "apply_admin_password",
     "change_password",
+    "end_other_sessions",
+    "end_session",
     "find",
     "log_in",
     "log_out",
     "register",
+    "sessions",
 ]
 
 ADMIN_EMAIL = "admin@example.com"
@@ -56,11 +60,7 @@ async def find(db: Database, token: str) -> Account | None:
             await session.execute(
                 select(User.id, User.email, User.name, User.is_admin, AuthSession.seen_at)
                 .join(AuthSession, AuthSession.user_id == User.id)
-                .where(
-                    AuthSession.id_hash == _digest(token),
-                    AuthSession.expires_at > now,
-                    AuthSession.seen_at > now - IDLE_LIFE,
-                )
+                .where(AuthSession.id_hash == _digest(token), *_alive(now))
             )
         ).one_or_none()
     if row is None:
@@ -112,6 +112,42 @@ async def log_out(db: Database, token: str) -> None:
         await session.execute(delete(AuthSession).where(AuthSession.id_hash == _digest(token)))
 
 
+async def sessions(shop: Shop, account: Account, token: str) -> list[SessionView]:
+    """Return where an account is logged in: the session that asks first, then the one seen last, and so on."""
+    current = _digest(token)
+    async with shop.db.read() as session:
+        rows = await session.scalars(
+            select(AuthSession)
+            .where(AuthSession.user_id == account.id, *_alive(utc_now()))
+            .order_by(AuthSession.seen_at.desc(), AuthSession.created_at.desc(), AuthSession.id_hash)
+        )
+        found = [
+            SessionView(row.id_hash, row.device, row.created_at, row.seen_at, row.id_hash == current)
+            for row in rows
+        ]
+    return sorted(found, key=lambda each: not each.current)
+
+
+async def end_session(shop: Shop, account: Account, session_id: str) -> bool:
+    """End one session of an account by its id in `sessions`, and say whether there was such a one."""
+    async with shop.db.write() as session:
+        ended = await session.execute(
+            delete(AuthSession)
+            .where(AuthSession.user_id == account.id, AuthSession.id_hash == session_id)
+            .returning(AuthSession.id_hash)
+        )
+        return ended.one_or_none() is not None
+
+
+async def end_other_sessions(shop: Shop, account: Account, token: str) -> int:
+    """End all sessions of an account but the one that asks, and say how many there were."""
+    async with shop.db.write() as session:
+        others = AuthSession.user_id == account.id, AuthSession.id_hash != _digest(token)
+        alive = (await session.scalars(select(AuthSession.id_hash).where(*others, *_alive(utc_now())))).all()
+        await session.execute(delete(AuthSession).where(*others))
+        return len(alive)
+
+
 async def change_password(db: Database, account: Account, current: str, new: str, *, device: str) -> LogIn:
     """Set a new password, end every session of the user, and open a new one for who asked.
 
@@ -155,6 +191,10 @@ async def apply_admin_password(db: Database, password: str) -> bool:
             await session.execute(update(User).where(User.id == admin.id).values(password_hash=new_hash))
             await session.execute(delete(AuthSession).where(AuthSession.user_id == admin.id))
     return True
+
+
+def _alive(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return AuthSession.expires_at > now, AuthSession.seen_at > now - IDLE_LIFE
 
 
 def _session(user_id: int, token: str, device: str) -> AuthSession:

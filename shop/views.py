@@ -24,6 +24,7 @@ __all__ = [
     "ReviewView",
     "SalesReport",
     "SalesRow",
+    "SessionView",
     "Sort",
     "Stats",
 ]
@@ -141,6 +142,16 @@ class Account(msgspec.Struct, frozen=True):
     email: str
     name: str
     is_admin: bool
+
+
+class SessionView(msgspec.Struct, frozen=True):
+    """A log-in as its owner sees it: `device` is what the browser calls itself, `current` the one who asks."""
+
+    id: str
+    device: str
+    created_at: datetime
+    seen_at: datetime
+    current: bool
 
 
 class OrderLineView(msgspec.Struct, frozen=True):
