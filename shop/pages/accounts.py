@@ -1,7 +1,8 @@
-"""Log-in, registration and log-out as forms."""
+"""Log-in, registration and log-out as forms, and the account with its password and its sessions."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
@@ -10,9 +11,21 @@ from starlette.responses import RedirectResponse
 
 from shop import accounts
 from shop.api.texts import Email, Line, Password
+from shop.devices import device_name
 from shop.errors import Conflict, NotLoggedIn
+from shop.models import utc_now
+from shop.state import Shop
 from shop.templating import render
-from shop.web import MaybeUser, TheShop, device_of, end_session_cookie, session_token, set_session_cookie
+from shop.views import Account
+from shop.web import (
+    MaybeUser,
+    TheShop,
+    User,
+    device_of,
+    end_session_cookie,
+    session_token,
+    set_session_cookie,
+)
 
 __all__ = ["router"]
 
@@ -24,6 +37,13 @@ _CHECKS: dict[str, tuple[str, TypeAdapter[str]]] = {
     "name": ("The name", TypeAdapter(Line)),
     "password": ("The password", TypeAdapter(Password)),
 }
+_SAID = {
+    "password": "Your password was changed. You stay logged in here; every other session has ended.",
+    "ended": "The session has ended.",
+    "gone": "That session had ended already.",
+    "others": "All other sessions have ended.",
+}
+_SHOWN = 50  # sessions on the page; with more than that, who wants to look ends all the others first
 
 
 @router.get("/login", response_model=None)
@@ -99,6 +119,88 @@ async def log_out(request: Request, shop: TheShop) -> Response:
     response = RedirectResponse("/", 303)
     end_session_cookie(response)
     return response
+
+
+# -- the account ------------------------------------------------------------------------------------------------------
+
+
+@router.get("/account", response_model=None)
+async def account_page(request: Request, shop: TheShop, user: User, said: str = "") -> Response:
+    """Show who is logged in, and where."""
+    return await _account_page(request, shop, user, said=_SAID.get(said))
+
+
+@router.post("/account/password", response_model=None)
+async def change_password(
+    request: Request, shop: TheShop, user: User, current: Given = "", new: Given = ""
+) -> Response:
+    """Change the password: every other session ends."""
+    problem = _problem("password", new)
+    if problem:
+        return await _account_page(request, shop, user, {"new": problem}, 422)
+    try:
+        opened = await accounts.change_password(shop.db, user, current, new, device=device_of(request))
+    except NotLoggedIn:
+        return await _account_page(
+            request, shop, user, {"current": "This is not your current password."}, 422
+        )
+    except Conflict as error:
+        said = f"{error.detail[0].upper()}{error.detail[1:]}."
+        return await _account_page(request, shop, user, {"current": said}, error.status)
+    response = RedirectResponse("/account?said=password", 303)
+    set_session_cookie(request, response, opened.token)
+    return response
+
+
+@router.post("/account/sessions/end", response_model=None)
+async def end_session(
+    shop: TheShop,
+    user: User,
+    id: Annotated[str, Form(max_length=200)] = "",  # noqa: A002
+) -> Response:
+    """End one session."""
+    said = "ended" if await accounts.end_session(shop, user, id) else "gone"
+    return RedirectResponse(f"/account?said={said}#sessions", 303)
+
+
+@router.post("/account/sessions/end-others", response_model=None)
+async def end_other_sessions(request: Request, shop: TheShop, user: User) -> Response:
+    """End every session but this one."""
+    await accounts.end_other_sessions(shop, user, session_token(request) or "")
+    return RedirectResponse("/account?said=others#sessions", 303)
+
+
+async def _account_page(
+    request: Request,
+    shop: Shop,
+    user: Account,
+    problems: dict[str, str] | None = None,
+    status: int = 200,
+    said: str | None = None,
+) -> Response:
+    sessions = await accounts.sessions(shop, user, session_token(request) or "")
+    now = utc_now()
+    context: dict[str, Any] = {
+        "sessions": [
+            {"view": each, "device": device_name(each.device), "seen": _ago(each.seen_at, now)}
+            for each in sessions[:_SHOWN]
+        ],
+        "more": max(0, len(sessions) - _SHOWN),
+        "others": any(not each.current for each in sessions),
+        "problems": problems or {},
+        "said": said,
+    }
+    return render(request, "account.html", context, user, status)
+
+
+def _ago(moment: datetime, now: datetime) -> str:
+    """Return how long ago it was, no more exactly than it is known: sessions are marked every five minutes."""
+    minutes = int((now - moment).total_seconds()) // 60
+    for unit, length in (("day", 24 * 60), ("hour", 60), ("minute", 1)):
+        if minutes >= max(length, 5):
+            n = minutes // length
+            return f"{n} {unit}{'' if n == 1 else 's'} ago"
+    return "a moment ago"
 
 
 def _problem(field: str, value: str) -> str | None:
