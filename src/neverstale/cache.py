@@ -16,7 +16,7 @@ from neverstale.core.patterns import invalidate_keys, invalidate_pattern
 from neverstale.core.policy import Memory, Seen, State
 from neverstale.core.read import read_many
 from neverstale.core.tags import invalidate_tags
-from neverstale.decorate import Cached
+from neverstale.decorate import Cached, CallOptions
 from neverstale.drive.announce import Announcer
 from neverstale.drive.clients import shared
 from neverstale.drive.listen import listening
@@ -237,9 +237,10 @@ class Cache(BaseCache):
         """
         if callable(ttl):
             raise UsageError("write @cache.cached(), with parentheses")
+        options = CallOptions(self._lifetime(ttl, soft_ttl), tags, key, type)
 
         def decorate(func: Callable[P, T]) -> Cached[P, T]:
-            return Cached(self, func, ttl, tags, key, soft_ttl, type)
+            return Cached(self, func, options)
 
         return decorate
 

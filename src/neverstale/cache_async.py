@@ -16,7 +16,7 @@ from neverstale.core.patterns import invalidate_keys, invalidate_pattern
 from neverstale.core.policy import Memory, Seen, State
 from neverstale.core.read import read_many
 from neverstale.core.tags import invalidate_tags
-from neverstale.decorate import AsyncCached
+from neverstale.decorate import AsyncCached, CallOptions
 from neverstale.drive.aio import AsyncDriver
 from neverstale.drive.announce import Announcer
 from neverstale.drive.clients import shared_async
@@ -259,9 +259,10 @@ class AsyncCache(BaseCache):
         """
         if callable(ttl):
             raise UsageError("write @cache.cached(), with parentheses")
+        options = CallOptions(self._lifetime(ttl, soft_ttl), tags, key, type)
 
         def decorate(func: Callable[P, Coroutine[Any, Any, T]]) -> AsyncCached[P, T]:
-            return AsyncCached(self, func, ttl, tags, key, soft_ttl, type)
+            return AsyncCached(self, func, options)
 
         return decorate
 

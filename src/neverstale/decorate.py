@@ -1,4 +1,4 @@
-"""`@cache.cached()`: cache what a function returns, by its arguments.
+"""`@cache.cached()` and `@computed.memoized()`: cache what a function returns, by its arguments.
 
 Parameters and return type stay as they are, for callers and for type checkers; on a method, `self` is part of the key.
 The decorated function is an object that can be called, with `invalidate(*args)` and `key(*args)` beside it.
@@ -13,18 +13,21 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from neverstale.base import BaseCache, Ttl, tags_of
+from neverstale.base import BaseCache, tags_of
 from neverstale.callkeys import CallKey
 from neverstale.errors import UsageError
+from neverstale.lifetime import Lifetime
+from neverstale.limits import Limits
 from neverstale.receipt import Receipt
 
 if TYPE_CHECKING:
     from neverstale.cache import Cache
     from neverstale.cache_async import AsyncCache
 
-__all__ = ["AsyncCached", "BoundAsyncCached", "BoundCached", "Cached"]
+__all__ = ["AsyncCached", "BoundAsyncCached", "BoundCached", "Cached", "CallOptions"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -51,29 +54,40 @@ def _returned(func: Callable[..., Any]) -> Any:
         return Any
 
 
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """How the calls of a function are to be cached.
+
+    Attributes:
+        life: how long a result lives.
+        tags: names, or a function of the same arguments that returns them.
+        key: a function of the same arguments that returns the key; None for one of all arguments.
+        kind: the type of the result; None for what the annotation says.
+        limits: the time limits of a call; None for those of the cache.
+    """
+
+    life: Lifetime
+    tags: Iterable[str] | Callable[..., Iterable[str]] = ()
+    key: Callable[..., str] | None = None
+    kind: Any = None
+    limits: Limits | None = None
+
+
 class _Recipe:
     """How the calls of one function are cached: what both faces do alike."""
 
-    def __init__(
-        self,
-        cache: BaseCache,
-        func: Callable[..., Any],
-        ttl: Ttl | None,
-        tags: Iterable[str] | Callable[..., Iterable[str]],
-        key: Callable[..., str] | None,
-        soft_ttl: Ttl | None,
-        kind: Any,
-    ) -> None:
+    def __init__(self, cache: BaseCache, func: Callable[..., Any], options: CallOptions) -> None:
         if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
             raise UsageError(f"{func.__qualname__} is a generator function: what it yields cannot be cached")
         self._cache = cache
         self._func = func
-        self._kind = kind
-        self._call_key = None if key is not None else CallKey(func)
-        self._key = key
-        self._tags = tags if callable(tags) else tags_of(tags)
+        self._kind = options.kind
+        self._call_key = None if options.key is not None else CallKey(func)
+        self._key = options.key
         # Checked now rather than at the first call: a wrong option is found when the module is imported.
-        self.life = cache._lifetime(ttl, soft_ttl)
+        self._tags = options.tags if callable(options.tags) else tags_of(options.tags)
+        self.life = options.life
+        self.limits = options.limits
 
     @functools.cached_property
     def sealer(self) -> Any:
@@ -98,13 +112,13 @@ class _Recipe:
 class Cached(Generic[P, T]):
     """A function whose results are cached by a `Cache`."""
 
-    def __init__(self, cache: Cache, func: Callable[P, T], *options: Any) -> None:
+    def __init__(self, cache: Cache, func: Callable[P, T], options: CallOptions) -> None:
         if inspect.iscoroutinefunction(func):
             raise UsageError(f"{func.__qualname__} is a coroutine function: use AsyncCache for it")
         functools.update_wrapper(self, func)
         self._cache = cache
         self._func = func
-        self._recipe = _Recipe(cache, func, *options)
+        self._recipe = _Recipe(cache, func, options)
 
     def __repr__(self) -> str:
         return f"<cached {self._func!r}>"
@@ -118,6 +132,7 @@ class Cached(Generic[P, T]):
             recipe.life,
             recipe.tags(args, kwargs),
             recipe.sealer,
+            recipe.limits,
         )
         return result
 
@@ -163,7 +178,9 @@ class BoundCached(Generic[P, T]):
 class AsyncCached(Generic[P, T]):
     """A coroutine function whose results are cached by an `AsyncCache`."""
 
-    def __init__(self, cache: AsyncCache, func: Callable[P, Coroutine[Any, Any, T]], *options: Any) -> None:
+    def __init__(
+        self, cache: AsyncCache, func: Callable[P, Coroutine[Any, Any, T]], options: CallOptions
+    ) -> None:
         if not inspect.iscoroutinefunction(func):
             name = getattr(func, "__qualname__", repr(func))
             raise UsageError(f"{name} is not a coroutine function: write async def, or use Cache for it")
@@ -171,7 +188,7 @@ class AsyncCached(Generic[P, T]):
         _mark_awaitable(self)
         self._cache = cache
         self._func = func
-        self._recipe = _Recipe(cache, func, *options)
+        self._recipe = _Recipe(cache, func, options)
 
     def __repr__(self) -> str:
         return f"<cached {self._func!r}>"
@@ -185,6 +202,7 @@ class AsyncCached(Generic[P, T]):
             recipe.life,
             recipe.tags(args, kwargs),
             recipe.sealer,
+            recipe.limits,
         )
         return result
 
