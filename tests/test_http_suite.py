@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,10 +16,12 @@ from typing import Any
 
 import pytest
 
-from neverstale.testing.servers import free_port
+from neverstale.testing.servers import free_port, wait_until
 from tools.http_proxy import ReverseProxy, end_to_end
 from tools.http_score import Kind, Outcome, cases_of, count, outcome, outcomes
 from tools.http_suite import NEEDED, SuiteError, find_node, main, served
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SUITES: list[dict[str, Any]] = [
     {
@@ -357,3 +363,33 @@ class TestCommand:
         (checkout / "test-engine/server/server.mjs").write_text("process.exit(1)")
         assert main([str(checkout), "--cache", "none"]) == 2
         assert capsys.readouterr().err.startswith("http_suite: the suite's server has failed")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_ends_what_it_has_started(self, checkout: Path, number: signal.Signals) -> None:
+        """A signal in mid-run ends the suite's client and server, and the command says which it was."""
+        runner, server = (
+            checkout / "test-engine/client/runner.mjs",
+            checkout / "test-engine/server/server.mjs",
+        )
+        runner.write_text(
+            f"""import fs from 'node:fs'
+            export const getResults = () => ({{}})
+            export async function runTests () {{
+              fs.writeFileSync('{checkout}/client.new', String(process.pid))
+              fs.renameSync('{checkout}/client.new', '{checkout}/client.pid')
+              await new Promise(resolve => setTimeout(resolve, 1e6))
+            }}"""
+        )
+        server.write_text(
+            f"{server.read_text()}\nimport fs from 'node:fs'\n"
+            f"fs.writeFileSync('{checkout}/server.pid', String(process.pid))"
+        )
+        command = [sys.executable, str(ROOT / "tools/http_suite.py"), str(checkout), "--cache", "none"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tool:
+            wait_until((checkout / "client.pid").exists, "the suite's client")
+            tool.send_signal(number)
+            assert tool.communicate(timeout=30) == (b"", b"")
+        assert tool.returncode == 128 + number
+        for name in ("client.pid", "server.pid"):
+            with pytest.raises(ProcessLookupError):
+                os.kill(int((checkout / name).read_text()), 0)

@@ -104,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     found = outcomes(suite.tests, results, dependencies=not options.only)
@@ -171,6 +173,10 @@ async def run(suite: Suite, cache: str, chosen: Sequence[str], chunk: int, direc
         SuiteError: the cache is not installed, or the suite's client or server has failed.
     """
     dump = "dump" if len(chosen) == 1 else "-"
+    task = asyncio.current_task()
+    assert task is not None
+    # What was started is ended on the way out; a plain SIGTERM would leave none.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     out, log, origin = directory / "results.json", directory / "origin.log", directory / "origin.sock"
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_origin(suite, origin, log))
@@ -237,6 +243,13 @@ async def _cached(cache: str, app: App) -> AsyncIterator[App]:
             yield module.ResponseCacheMiddleware(app, store.with_prefix("api:"))
 
 
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the command: uvicorn would stop and let the tests run on without it."""
+        yield
+
+
 @contextlib.asynccontextmanager
 async def served(app: App) -> AsyncIterator[str]:
     """Serve an application on a free port of the loopback, without any header of the server's own."""
@@ -251,7 +264,7 @@ async def served(app: App) -> AsyncIterator[str]:
         date_header=False,
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     with socket.create_server((LOOPBACK, 0), backlog=1024) as listening:
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:
@@ -361,6 +374,4 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    # What was started is ended in `finally` blocks; a plain SIGTERM would pass them by.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())
