@@ -144,7 +144,7 @@ def columns(
         name: a prefix for the ids in it, one for each chart of a page.
         title: what it shows, in a few words.
         starts: the first day of each mark's period, in order.
-        mean_of: an area also shows the mean of so many periods up to each; 0 or 1 shows none.
+        mean_of: an area of days also shows the mean of so many of them up to each; 0 or 1 shows none.
     """
     ticks = nice_ticks(max((mark.cents for mark in marks), default=0))
     top = ticks[-1]
@@ -156,7 +156,7 @@ def columns(
     parts += _marks(marks, means, mean_of, top, as_area)
     if not top:
         parts.append(
-            Markup('<text class="none" x="50%" y="{}">No sales in this time</text>').format(_y(0, 0) - 24)
+            Markup('<text class="none" x="50%" y="{}">No sales in this time</text>').format(_TOP + _PLOT // 2)
         )
     legend = ""
     if means:
@@ -222,8 +222,8 @@ def _marks(
                 _short(i * band + (band - width) / 2), y, _short(width), round(_TOP + _PLOT - y, 1)
             )
         words = mark.words
-        if means:
-            words += f"\nMean of {mean_of} days: {price(round(means[i]))}"
+        if means and i >= mean_of - 1:
+            words += f"\nMean of {mean_of} days: {price(round(means[i - mean_of + 1]))}"
         yield Markup(
             '<g class="datum"><rect class="hit" x="{}%" y="{}" width="{}%" height="{}"/>{}<title>{}</title></g>'
         ).format(_short(i * band), _TOP, _short(band), _PLOT, column, words)
@@ -232,11 +232,11 @@ def _marks(
 def _area(cents: Sequence[int], means: Sequence[float], top: int) -> Markup:
     """Draw one shape, stretched to the width: its strokes keep their width (`vector-effect`)."""
 
-    def path(values: Sequence[float]) -> str:
-        return "L".join(f"{i + 0.5} {_y(value, top) - _TOP:.1f}" for i, value in enumerate(values))
+    def path(values: Sequence[float], first: int = 0) -> str:
+        return "L".join(f"{i + 0.5} {_y(value, top) - _TOP:.1f}" for i, value in enumerate(values, first))
 
     shape = path(cents)
-    line = path(means) if means else shape
+    line = path(means, len(cents) - len(means)) if means else shape
     return Markup(
         '<svg class="stretched" y="{}" width="100%" height="{h}" viewBox="0 0 {n} {h}" preserveAspectRatio="none">'
         '<path class="area" d="M0.5 {h}L{}L{} {h}Z"/><path class="line" d="M{}"/></svg>'
@@ -244,8 +244,8 @@ def _area(cents: Sequence[int], means: Sequence[float], top: int) -> Markup:
 
 
 def _means(cents: Sequence[int], of: int) -> list[float]:
-    """Return the mean of each value and those before it, of fewer at the beginning."""
-    return [sum(cents[max(0, i - of + 1) : i + 1]) / min(i + 1, of) for i in range(len(cents))]
+    """Return the mean of each value and those before it, from the first that has enough before it."""
+    return [sum(cents[i : i + of]) / of for i in range(len(cents) - of + 1)]
 
 
 def _description(marks: Sequence[Mark]) -> str:

@@ -160,14 +160,14 @@ async def end_session(
 ) -> Response:
     """End one session."""
     said = "ended" if await accounts.end_session(shop, user, id) else "gone"
-    return RedirectResponse(f"/account?said={said}#sessions", 303)
+    return RedirectResponse(f"/account?said={said}", 303)
 
 
 @router.post("/account/sessions/end-others", response_model=None)
 async def end_other_sessions(request: Request, shop: TheShop, user: User) -> Response:
     """End every session but this one."""
     await accounts.end_other_sessions(shop, user, session_token(request) or "")
-    return RedirectResponse("/account?said=others#sessions", 303)
+    return RedirectResponse("/account?said=others", 303)
 
 
 async def _account_page(

@@ -20,7 +20,7 @@ from shop.templating import render
 from shop.views import SalesReport, SalesRow, Stats
 from shop.web import Admin, TheShop
 
-from .periods import PRESETS, days_of, every_period, name_of, preset, starts
+from .periods import PRESETS, days_of, every_period, is_whole_month, name_of, preset, starts
 
 __all__ = ["router"]
 
@@ -175,7 +175,7 @@ def _date(given: str, name: str) -> date | None:
     try:
         return date.fromisoformat(given.strip())
     except ValueError:
-        raise Invalid(f"“{name}” must be a day such as 2026-01-31") from None
+        raise Invalid(f"“{name.capitalize()}” must be a day such as 2026-01-31") from None
 
 
 async def _report(shop: Shop, asked: _Asked) -> SalesReport:
@@ -206,7 +206,7 @@ def _line(row: SalesRow, report: SalesReport) -> dict[str, Any]:
     share = row.revenue_cents / report.revenue_cents if report.revenue_cents else 0
     return {
         "name": f"{date.fromisoformat(row.key):%a} {row.label}" if by is By.DAY else row.label,
-        "days": days_of(row, report) if by in (By.WEEK, By.MONTH) else "",
+        "days": "" if by not in (By.WEEK, By.MONTH) or is_whole_month(row, report) else days_of(row, report),
         "href": _address(row, by),
         "row": row,
         "share": f"{share:.1%}",

@@ -13,7 +13,16 @@ from shop.errors import Invalid
 from shop.reports import By
 from shop.views import SalesReport, SalesRow
 
-__all__ = ["MOST_PERIODS", "PRESETS", "days_of", "every_period", "name_of", "preset", "starts"]
+__all__ = [
+    "MOST_PERIODS",
+    "PRESETS",
+    "days_of",
+    "every_period",
+    "is_whole_month",
+    "name_of",
+    "preset",
+    "starts",
+]
 
 PRESETS = {
     "7d": "Last 7 days",
@@ -89,7 +98,7 @@ def name_of(row: SalesRow, report: SalesReport) -> str:
             week = date.fromisoformat(row.key).isocalendar().week
             return f"Week {week}, {days_of(row, report)}"
         case By.MONTH:
-            return row.label if _whole(row, report) else days_of(row, report)
+            return row.label if is_whole_month(row, report) else days_of(row, report)
         case _:
             return row.label
 
@@ -106,16 +115,19 @@ def days_of(row: SalesRow, report: SalesReport) -> str:
     return f"{_written(first)} – {_written(last)}"
 
 
+def is_whole_month(row: SalesRow, report: SalesReport) -> bool:
+    """Say whether a row is a month of which no day is cut off."""
+    if report.by != By.MONTH:
+        return False
+    first, last = _cut(row, report)
+    return first.day == 1 and last.day == monthrange(last.year, last.month)[1]
+
+
 def _cut(row: SalesRow, report: SalesReport) -> tuple[date, date]:
     first = date.fromisoformat(row.key)
     length = monthrange(first.year, first.month)[1] if report.by == By.MONTH else _DAYS[By(report.by)]
     last = date.fromordinal(min(first.toordinal() + length - 1, report.end.toordinal()))
     return max(first, report.start), last
-
-
-def _whole(row: SalesRow, report: SalesReport) -> bool:
-    first, last = _cut(row, report)
-    return first.day == 1 and last.day == monthrange(last.year, last.month)[1]
 
 
 def _label(day: date, by: By) -> str:
