@@ -106,8 +106,8 @@ async def connect(base: str) -> Client:
 
 
 @asynccontextmanager
-async def proxied(path: Path, origin: Handler) -> AsyncIterator[Client]:
-    """Serve the proxy in front of an origin that reads and writes bytes itself, and connect to it."""
+async def fronted(path: Path, origin: Handler) -> AsyncIterator[ReverseProxy]:
+    """Start an origin that reads and writes bytes itself, and give a proxy of it."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -116,7 +116,14 @@ async def proxied(path: Path, origin: Handler) -> AsyncIterator[Client]:
             writer.close()
 
     server = await asyncio.start_unix_server(handle, path / "origin")
-    async with server, ReverseProxy("http://origin", path / "origin") as proxy, served(proxy) as base:
+    async with server, ReverseProxy("http://origin", path / "origin") as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def proxied(path: Path, origin: Handler) -> AsyncIterator[Client]:
+    """Serve a proxy of an origin, and connect to it."""
+    async with fronted(path, origin) as proxy, served(proxy) as base:
         client = await connect(base)
         try:
             yield client
@@ -263,6 +270,28 @@ class TestProxy:
             await asyncio.wait_for(began.wait(), 20)
             client.writer.close()
             await asyncio.wait_for(closed.wait(), 20)
+
+    async def test_a_request_without_a_body_is_not_waited_for(self, tmp_path: Path) -> None:
+        """A request that has no body is passed on at once, whether or not there is anything to receive."""
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "raw_path": b"/",
+            "query_string": b"",
+            "headers": [(b"host", b"h")],
+        }
+        async with fronted(tmp_path, answering(answer)) as proxy:
+            await asyncio.wait_for(proxy(scope, receive, send), 20)
+        assert sent[0]["status"] == 200
 
     def test_what_is_of_one_hop(self) -> None:
         """`Connection`, what it names, and what is always of one hop are taken out, in any case."""

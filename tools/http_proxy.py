@@ -34,6 +34,8 @@ HeaderLines = list[tuple[bytes, bytes]]
 HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"}
 )
+#: Without one of them a request has no body (RFC 9112 section 6.3).
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class ReverseProxy:
@@ -67,7 +69,12 @@ class ReverseProxy:
         if scope["type"] != "http":
             raise ValueError(f"a proxy of http, not of {scope['type']}")
         uploaded = asyncio.Event()
-        relay = asyncio.create_task(self._relay(scope, _body(receive, uploaded), send))
+        if not _FRAMING.isdisjoint(name.lower() for name, _ in scope["headers"]):
+            body: httpx.AsyncByteStream = _Upload(_body(receive, uploaded))
+        else:  # not asked for: a cache that asks twice, with a condition and without, may have none for the second
+            body = httpx.ByteStream(b"")
+            uploaded.set()
+        relay = asyncio.create_task(self._relay(scope, body, send))
         left = asyncio.create_task(_left(receive, uploaded))
         try:
             await asyncio.wait({relay, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -79,7 +86,7 @@ class ReverseProxy:
             if isinstance(end, Exception) and not isinstance(end, ClientLeft):
                 raise end
 
-    async def _relay(self, scope: Scope, body: AsyncIterator[bytes], send: Send) -> None:
+    async def _relay(self, scope: Scope, body: httpx.AsyncByteStream, send: Send) -> None:
         try:
             answer = await self._transport.handle_async_request(self._request(scope, body))
         except httpx.TransportError as error:
@@ -97,7 +104,7 @@ class ReverseProxy:
         finally:
             await answer.aclose()
 
-    def _request(self, scope: Scope, body: AsyncIterator[bytes]) -> httpx.Request:
+    def _request(self, scope: Scope, body: httpx.AsyncByteStream) -> httpx.Request:
         target = scope["raw_path"]
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
@@ -109,7 +116,7 @@ class ReverseProxy:
             scope["method"],
             self._origin,
             headers=headers,
-            stream=_Upload(body),  # given as a stream, httpx adds no header of its own
+            stream=body,  # given as a stream, httpx adds no header of its own
             extensions={"target": target},
         )
 

@@ -260,6 +260,7 @@ async def served(app: App) -> AsyncIterator[str]:
         lifespan="off",
         log_level="error",
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=1,
@@ -370,7 +371,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--chunk", type=int, default=CHUNK, metavar="N", help="tests side by side (%(default)s)"
     )
     parser.add_argument("--node", type=Path, help="the node to run it with")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.chunk < 1:
+        parser.error("--chunk: at least one test at a time")
+    return options
 
 
 if __name__ == "__main__":
