@@ -283,13 +283,15 @@ def bars(title: str, marks: Sequence[Mark]) -> Markup:
     # A bar has the middle of its row; the gridlines of all rows meet.
     rows = Markup("").join(
         Markup(
-            '<li class="datum"><span class="name">{}</span><span class="track"><svg width="100%" height="100%" '
-            'aria-hidden="true" focusable="false">{}<rect class="col" y="24%" width="{}%" height="52%"/></svg></span>'
-            '<span class="value">{}</span><span class="extra">{}</span></li>'
+            '<li class="datum"><span class="name">{}</span> <span class="track"><svg width="100%" height="100%" '
+            'aria-hidden="true" focusable="false">{}<rect class="col" y="24%" width="{}%" height="52%"/>'
+            '<rect class="hit" width="100%" height="100%"/><title>{}</title></svg></span>'
+            '<span class="value">{}</span> <span class="hidden">{}</span></li>'
         ).format(
             Markup('<a href="{}">{}</a>').format(mark.href, mark.name) if mark.href else mark.name,
             lines,
             _short(mark.cents / top * 100),
+            mark.words,
             price(mark.cents),
             mark.note,
         )

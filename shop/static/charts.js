@@ -5,16 +5,16 @@
 for (const plot of document.querySelectorAll(".plot[data-chart]")) {
   const marks = [...plot.querySelectorAll(".datum")];
   if (marks.length === 0) continue;
-  const words = marks.map(read);
-  const name = plot.querySelector("svg > title");
+  const words = marks.map(mark => mark.querySelector("title").textContent.split("\n"));
+  const overTime = plot.querySelector(".over-time");
+  const name = overTime && overTime.querySelector(":scope > title");
   let at = -1;
 
   // The browser's own tips would come on top of ours.
   for (const title of plot.querySelectorAll("title")) if (title !== name) title.remove();
   if (name) {
-    const svg = name.parentNode;
-    svg.setAttribute("aria-label", name.textContent);
-    svg.removeAttribute("aria-labelledby");
+    overTime.setAttribute("aria-label", name.textContent);
+    overTime.removeAttribute("aria-labelledby");
     name.remove();
   }
   const tip = document.createElement("div");
@@ -23,7 +23,7 @@ for (const plot of document.querySelectorAll(".plot[data-chart]")) {
   tip.setAttribute("aria-hidden", "true"); // aria-valuetext says the same
   plot.append(tip);
 
-  if (plot.querySelector(".over-time")) {
+  if (overTime) {
     // A slider: of all roles the one whose arrow keys move along values and whose words are read out at each.
     plot.tabIndex = 0;
     plot.setAttribute("role", "slider");
@@ -45,6 +45,10 @@ for (const plot of document.querySelectorAll(".plot[data-chart]")) {
       else show(Math.min(Math.max(to, 0), marks.length - 1));
       event.preventDefault();
     });
+  } else {
+    // Names that lead somewhere can be reached by keyboard already.
+    plot.addEventListener("focusin", event => show(marks.indexOf(event.target.closest(".datum"))));
+    plot.addEventListener("focusout", hide);
   }
   const follow = event => {
     const mark = event.target.closest(".datum");
@@ -58,12 +62,6 @@ for (const plot of document.querySelectorAll(".plot[data-chart]")) {
   plot.addEventListener("pointerleave", event => event.pointerType !== "touch" && hide());
   document.addEventListener("pointerdown", event => plot.contains(event.target) || hide());
 
-  function read(mark) {
-    const title = mark.querySelector("title");
-    if (title) return title.textContent.split("\n");
-    return [".name", ".value", ".extra"].map(each => mark.querySelector(each).textContent);
-  }
-
   function tell(i) {
     plot.setAttribute("aria-valuenow", String(i + 1));
     plot.setAttribute("aria-valuetext", words[i].join(", "));
@@ -73,7 +71,7 @@ for (const plot of document.querySelectorAll(".plot[data-chart]")) {
     if (at >= 0) marks[at].classList.remove("on");
     at = i;
     marks[i].classList.add("on");
-    if (plot.tabIndex === 0) tell(i);
+    if (overTime) tell(i);
     const [first, amount, ...rest] = words[i];
     const strong = document.createElement("b");
     strong.textContent = amount;
@@ -82,14 +80,14 @@ for (const plot of document.querySelectorAll(".plot[data-chart]")) {
     place(marks[i]);
   }
 
-  // Above the mark, in the middle of it, but inside the chart; below the top of the chart if there is no room above.
+  // Above the mark and in the middle of it, but not beyond the sides of the chart or far above it.
   function place(mark) {
     const around = plot.getBoundingClientRect();
     const what = (mark.querySelector(".col") || mark.querySelector(".hit")).getBoundingClientRect();
     const { offsetWidth: width, offsetHeight: height } = tip;
     const middle = what.left + what.width / 2 - around.left - width / 2;
     tip.style.left = `${Math.min(Math.max(middle, 0), around.width - width)}px`;
-    tip.style.top = `${Math.max(what.top - around.top - height - 8, mark.querySelector(".hit") ? -8 : -height)}px`;
+    tip.style.top = `${Math.max(what.top - around.top - height - 8, overTime ? -8 : -height)}px`;
   }
 
   function hide() {
