@@ -1,0 +1,704 @@
+"""`ResponseCacheMiddleware`: a shared cache for the answers of one application, as pure ASGI.
+
+What is decided is in `neverstale.responses`; this asks the cache and the application, in this order:
+
+1. Is it a GET or HEAD that a rule, a marked endpoint or (without rules) its answer's own headers may make cacheable? If
+   not, it goes to the application untouched. What changes something invalidates.
+2. Look: the base entry of the request's key, in one round trip. Where answers differ by request headers or by user, the
+   base leads to the entry of this variant. Its key has the base's random id in it: whatever deletes the base makes
+   all variants unreachable.
+3. A usable answer is given, perhaps as 304, perhaps renewed in the background.
+4. Else the application is asked, under the lease of that entry: once for all who wait (`run`). Whoever gets the answer
+   that another has caused looks whether it is for them: headers, user, session. If not, they ask for themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+from urllib.parse import urljoin, urlsplit
+
+from neverstale import AsyncCache
+from neverstale.base import MISS, Found
+from neverstale.core.keys import check_tags
+from neverstale.errors import HeldOff, UsageError
+from neverstale.lifetime import DAY_MS, Lifetime
+from neverstale.loading import Answer
+from neverstale.responses.fields import Headers
+from neverstale.responses.keys import NOTHING, Ignored, answer_key, origin_of, request_key, variant_key
+from neverstale.responses.requests import Request, selected
+from neverstale.responses.rules import Options, Rule, RuleBook, filled
+from neverstale.responses.serving import (
+    Use,
+    falls_back,
+    given_headers,
+    judge,
+    not_modified,
+    of_304,
+    said,
+    validators,
+)
+from neverstale.responses.storing import (
+    FAILURES,
+    HeaderPolicy,
+    Keep,
+    by_headers,
+    by_rule,
+    make,
+    merge,
+    tags_in,
+)
+from neverstale.responses.stored import Flag, Stored, StoredSealer, new_ident
+
+from .changes import Owed
+from .routes import Marked, cache_response
+from .run import App, Client, HandlerFailed, Message, Receive, Run, Scope, Send, Verdict
+
+__all__ = ["ResponseCacheMiddleware", "Rule", "answer_key", "cache_response"]
+
+log = logging.getLogger("neverstale.web")
+
+#: A cache, or a function of the scope that returns one (None: not now): some applications make it while they start.
+CacheOrMaker: TypeAlias = "AsyncCache | Callable[[Scope], AsyncCache | None]"
+
+_SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+#: What a run for several clients does not hear of: it answers as a whole, to a request without conditions.
+_NOT_ASKED: Final = frozenset(
+    (b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since", b"if-range", b"range")
+)
+#: So many keys are remembered whose answers could not be stored; the oldest are forgotten.
+_UNKEPT: Final = 10_000
+
+
+@dataclass(slots=True)
+class _Call:
+    """One GET or HEAD on its way through here."""
+
+    cache: AsyncCache
+    scope: Scope
+    receive: Receive
+    send: Send
+    request: Request
+    options: Options | None
+    tags: tuple[str, ...]
+    key: str
+    owner: bytes = b""
+    run: Run | None = None
+    made: Stored | None = None
+    kept: bool = False
+
+
+class ResponseCacheMiddleware:
+    """Cache the answers of an ASGI application in Redis.
+
+    With rules, paths without one are not touched; endpoints marked by `cache_response` are found by themselves. Without
+    rules, whatever the headers of an answer make cacheable is cached (RFC 9111), and nothing else.
+
+    Never stored, and never served across users: answers that set cookies; to requests with `Authorization` or a session,
+    unless a rule says `public` or `per_user` or (without rules) the answer's `Cache-Control` does.
+
+    Redis away or slow costs a request milliseconds: it goes to the handler.
+
+    Args:
+        app: the application.
+        cache: a cache, or a function of the ASGI scope that returns one, or None for a request that is not to be cached.
+        rules: what is cached; None: what the answers' own headers say.
+        prefix: of the keys.
+        name: stands in `Cache-Status`; empty: none is sent.
+        session_cookies: names of the cookies that make a session. None: any cookie does.
+        ignore_reload: whether a client's `no-cache`, `no-store` and `max-age` count for nothing: they are a way to have
+            handlers run again and again.
+        host_in_key: whether scheme and host are part of keys. None: without rules. With rules, answers must not depend on the
+            host that a client names (or a rule has vary=["host"]): see docs/responses.md.
+        max_body_bytes: larger ones are not stored. 1 MB: larger answers are files, which are better served otherwise.
+        validators: whether `ETag` and `Last-Modified` are made for answers that have none.
+        heuristics: without rules: whether an answer that says nothing is fresh for a tenth of the time since it changed.
+        keep: without rules: seconds past its time that an answer is kept that its handler can validate.
+        stale_if_error: without rules: seconds past its time that an answer is served if the handler fails, where the answer
+            itself says nothing of it.
+        targeted: without rules: header fields stronger than `Cache-Control`, the strongest first (RFC 9213): this cache acts
+            for the origin, as a CDN does.
+        uncacheable_for: seconds for which nobody waits for an answer that could not be stored the last time.
+
+    Raises:
+        UsageError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        cache: CacheOrMaker,
+        rules: Iterable[Rule] | None = None,
+        *,
+        prefix: str = "api:",
+        name: str = "neverstale",
+        session_cookies: Iterable[str] | None = None,
+        ignore_reload: bool = False,
+        host_in_key: bool | None = None,
+        max_body_bytes: int = 1_000_000,
+        validators: bool = True,
+        heuristics: bool = False,
+        keep: float = 3600.0,
+        stale_if_error: float = 0.0,
+        targeted: Iterable[str] = ("CDN-Cache-Control",),
+        uncacheable_for: float = 5.0,
+    ) -> None:
+        if not isinstance(cache, AsyncCache) and not callable(cache):
+            raise UsageError(
+                f"cache is an AsyncCache, or a function that returns one: not {type(cache).__name__}"
+            )
+        if isinstance(session_cookies, str) or isinstance(targeted, str):
+            raise UsageError("session_cookies and targeted are lists of names, not one string")
+        if not callable(app):
+            raise UsageError("app is an ASGI application")
+        self.app = app
+        self._given = cache
+        self._views: dict[int, tuple[AsyncCache, AsyncCache, StoredSealer]] = {}
+        self._book = RuleBook(() if rules is None else rules)
+        self._by_headers = rules is None
+        self._prefix = prefix
+        self._name = name
+        self._sessions = (
+            None if session_cookies is None else frozenset(each.encode() for each in session_cookies)
+        )
+        self._obey = not ignore_reload
+        self._with_host = self._by_headers if host_in_key is None else host_in_key
+        self._most = max_body_bytes
+        self._validators = validators
+        self._policy = HeaderPolicy(
+            heuristics,
+            min(round(keep * 1000), DAY_MS),
+            min(round(stale_if_error * 1000), DAY_MS),
+            tuple(each.lower().encode() for each in targeted),
+        )
+        self._marked = Marked()
+        self._unkept_for = uncacheable_for
+        self._unkept: dict[tuple[str, bool], float] = {}
+        self._owed = Owed()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                try:
+                    await self.app(scope, receive, send)
+                finally:
+                    await self._owed.close()
+                return
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        method = scope["method"]
+        rule = self._book.find(path) if len(self._book) else None
+        if method not in _SAFE:
+            if rule is not None or self._by_headers:
+                await self._change(scope, receive, send, rule)
+            else:
+                await self.app(scope, receive, send)
+            return
+        found: tuple[Options, Mapping[str, Any]] | None = rule or self._marked.find(scope)
+        options = None if found is None else found[0]
+        if (
+            method not in ("GET", "HEAD")
+            or not path.startswith("/")
+            or (options is None and not self._by_headers)
+            or (options is not None and options.lifetime is None)
+        ):
+            await self.app(scope, receive, send)
+            return
+        cache = self._view(scope)
+        if cache is None:
+            await self.app(scope, receive, send)
+            return
+        tags = () if found is None else found[0].tags_for(found[1])
+        request = Request(scope["headers"], self._sessions)
+        owner = await self._may_ask(scope, request, options)
+        if owner is None or tags is None:
+            await self._bypass(scope, receive, send, "fwd=bypass")
+            return
+        try:
+            key = self._key(scope, NOTHING if options is None else options.ignored)
+        except UnicodeEncodeError:
+            await self._bypass(scope, receive, send, "fwd=bypass")
+            return
+        await self._answer(
+            _Call(cache[0], scope, receive, send, request, options, tags, key, owner), cache[1]
+        )
+
+    # --- before looking -----------------------------------------------------------------------------------------
+
+    def _view(self, scope: Scope) -> tuple[AsyncCache, StoredSealer] | None:
+        given = self._given if isinstance(self._given, AsyncCache) else self._given(scope)
+        if given is None:
+            return None
+        known = self._views.get(id(given))
+        if known is None or known[0] is not given:
+            view = given.with_prefix(self._prefix)
+            settings = given.settings
+            sealer = StoredSealer(
+                compress_above=settings.compress_above, max_value_bytes=settings.max_value_bytes
+            )
+            known = (given, view, sealer)
+            self._views = {id(given): known}
+        return known[1], known[2]
+
+    async def _may_ask(self, scope: Scope, request: Request, options: Options | None) -> bytes | None:
+        """Return for whom to look: b"" for nobody in particular, None for a request that passes by the cache."""
+        if request.passes or (self._obey and "no-store" in request.control):
+            return None
+        if options is None or options.public:
+            return b""
+        if options.per_user is not None:
+            user: Any = options.per_user(scope)
+            if inspect.isawaitable(user):
+                user = await user
+            if user is None or user == "":
+                return None
+            return hashlib.blake2b(str(user).encode(errors="surrogatepass"), digest_size=16).digest()
+        return None if request.authorized or request.session else b""
+
+    def _key(self, scope: Scope, ignore: Ignored) -> str:
+        origin = ""
+        if self._with_host:
+            host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+            origin = origin_of(scope.get("scheme", "http"), host)
+        return request_key(
+            scope["path"],
+            scope.get("query_string", b""),
+            raw_path=scope.get("raw_path"),
+            root_path=scope.get("root_path", ""),
+            origin=origin,
+            ignore=ignore,
+        )
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    async def _answer(self, call: _Call, sealer: StoredSealer) -> None:
+        """Answer from the cache or, if it has nothing, from the handler."""
+        cache, request = call.cache, call.request
+        key, ident, missing = call.key, "", "uri-miss"
+        if call.owner:
+            ident = await self._base_of_users(call, sealer)
+            assert call.options is not None
+            what = b"user:" + call.owner + selected(request.headers, call.options.vary_names)
+            key = variant_key(call.key, ident, what)
+        found = await cache._find(key, sealer, call.tags)
+        stored: Stored | None = None if found.value is MISS else found.value
+        if stored is not None and stored.flags & Flag.PER_USER:
+            # A rule has changed: the fact that stands there is of another one.
+            stored = None
+        elif stored is not None and not _selects(stored, request):
+            if not call.owner:
+                ident, missing = stored.ident, "vary-miss"
+                key = variant_key(call.key, ident, _digest(stored, request))
+                found = await cache._find(key, sealer, call.tags)
+                stored = None if found.value is MISS else found.value
+            if stored is not None and not _selects(stored, request):
+                stored = (
+                    None  # the handler selects by yet other headers than last time: its newest answer counts
+                )
+        now = _now_ms()
+        if stored is None:
+            await self._fetch(call, sealer, key, ident, found, None, f"fwd={missing}", fallback=False)
+            return
+        use = judge(stored, request, now, obey=self._obey, owner=call.owner)
+        if use is Use.HIT or use is Use.STALE:
+            if use is Use.STALE:
+                cache._counters.stale_hits += 1
+                self._renew(call, sealer, key, found, stored)
+            else:
+                cache._counters.hits += 1
+            await self._give(call, stored, now, "hit", f"ttl={_left(stored, now)}")
+        elif use is Use.CLOSED:
+            await self._bypass(call.scope, call.receive, call.send, "fwd=bypass")
+        else:
+            fallback = use is Use.VALIDATE and falls_back(stored, now)
+            why = "fwd=stale" if use is Use.VALIDATE else "fwd=request"
+            await self._fetch(call, sealer, key, stored.ident, found, stored, why, fallback=fallback)
+
+    async def _base_of_users(self, call: _Call, sealer: StoredSealer) -> str:
+        """Return the id of the entry that says that answers differ by user: theirs hang on it."""
+        found = await call.cache._find(call.key, sealer, call.tags)
+        marker = found.value
+        if marker is MISS or not marker.flags & Flag.PER_USER:
+            life = call.options.lifetime if call.options is not None else None
+            assert life is not None
+            marker = await call.cache._load(
+                call.key,
+                lambda: Stored(new_ident(), int(Flag.PER_USER)),
+                # It outlives what hangs on it.
+                Lifetime(DAY_MS),
+                call.tags,
+                sealer,
+                found,
+                renew=marker is not MISS,
+            )
+        ident: str = marker.ident
+        return ident
+
+    # --- asking the handler -----------------------------------------------------------------------------------------
+
+    async def _fetch(
+        self,
+        call: _Call,
+        sealer: StoredSealer,
+        key: str,
+        ident: str,
+        found: Found,
+        stored: Stored | None,
+        why: str,
+        *,
+        fallback: bool,
+    ) -> None:
+        """Have an answer made, under the lease of its entry, and give it; or what there was, if that fails."""
+        cache, request = call.cache, call.request
+        cache._counters.misses += 1
+        if "only-if-cached" in request.control:
+            await self._refuse(call, why)
+            return
+        if call.scope["method"] == "HEAD" and call.options is None:
+            # Whether the handler knows HEAD, and what it says then, is its own matter.
+            await self._bypass(call.scope, call.receive, call.send, why)
+            return
+        client = Client(call.receive)
+        closed = (key, request.session or request.authorized)
+        loading = asyncio.ensure_future(
+            cache._load(
+                key,
+                self._loader(call, key, ident, stored, client, fallback),
+                Lifetime(1),
+                call.tags,
+                sealer,
+                found,
+                renew=found.value is not MISS,
+                wait=not self._is_unkept(closed),
+                fallback=fallback,
+            )
+        )
+        try:
+            await asyncio.wait((loading, client.live), return_when=asyncio.FIRST_COMPLETED)
+            if client.live.done():
+                loading.add_done_callback(_seen)
+                await client.pump(call.send, self._changing(call, why))
+                return
+            value = loading.result()
+        except asyncio.CancelledError:
+            loading.add_done_callback(_seen)
+            client.leave()
+            raise
+        except HeldOff as held:
+            await self._fall_back(call, stored, why, held)
+            return
+        except HandlerFailed as failed:
+            if fallback:
+                await self._fall_back(call, stored, why, failed)
+            else:
+                await self._bypass(call.scope, call.receive, call.send, why)
+            return
+        except Exception as error:
+            if not fallback:
+                raise
+            await self._fall_back(call, stored, why, error)
+            return
+        finally:
+            if client.live.done():
+                client.leave()
+        now = _now_ms()
+        call.kept = call.kept and found.seen is not None  # without Redis nothing is
+        if call.run is not None:
+            await self._give_own(call, now, why)
+            return
+        shared = value
+        mine = (
+            isinstance(shared, Stored)
+            and not shared.flags & Flag.PER_USER
+            and _selects(shared, request)
+            and judge(shared, request, now, obey=False, owner=call.owner) in (Use.HIT, Use.STALE)
+        )
+        if mine:
+            await self._give(call, shared, now, why, "collapsed")
+        else:
+            await self._bypass(call.scope, call.receive, call.send, why)
+
+    def _loader(
+        self, call: _Call, key: str, ident: str, stored: Stored | None, client: Client | None, fallback: bool
+    ) -> Callable[[], Any]:
+        """Return what asks the handler and makes of its answer what is stored."""
+        scope, asked = self._shared_scope(call.scope, stored)
+        ident = ident or new_ident()
+
+        async def load() -> Answer:
+            began = _now_ms()
+            keep: Keep | None = None
+
+            def verdict(status: int, headers: list[tuple[bytes, bytes]]) -> Verdict:
+                nonlocal keep
+                if stored is not None and asked and status == 304:
+                    return Verdict.COLLECT
+                if fallback and status in FAILURES:
+                    return Verdict.FAILED
+                keep = self._judge(status, headers, call, began)
+                return Verdict.PASS if keep is None else Verdict.COLLECT
+
+            run = Run(self.app, scope, verdict, self._most, client, self._tasks)
+            if client is not None:
+                call.run = run
+            whole = await run.collect()
+            now = _now_ms()
+            headers = run.headers
+            if whole and stored is not None and asked and run.status == 304:
+                headers = merge(stored, run.headers)
+                run.status, run.headers, run._chunks = stored.status, headers, [stored.body]
+                keep = self._judge(run.status, headers, call, began)
+            names = _tags_of(headers, key) if whole and keep is not None else None
+            if not whole or keep is None or names is None:
+                self._note_unkept((key, call.request.session or call.request.authorized))
+                return Answer(None, keep=False, forget=run.status not in FAILURES)
+            made = make(
+                ident,
+                run.status,
+                headers,
+                run.body,
+                keep,
+                call.request,
+                now,
+                owner=call.owner,
+                validators=self._validators,
+                before=stored,
+            )
+            call.made, call.kept = made, True
+            return Answer(made, keep.life, names)
+
+        return load
+
+    def _judge(self, status: int, headers: Headers, call: _Call, began: int) -> Keep | None:
+        now = _now_ms()
+        if call.options is None:
+            return by_headers(status, headers, call.request, self._policy, began, now)
+        return by_rule(status, headers, call.options, began, now)
+
+    def _shared_scope(self, scope: Scope, stored: Stored | None) -> tuple[Scope, bool]:
+        """Return the request as a run is given it that several may share, and whether it only asks if something holds."""
+        headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_ASKED]
+        conditions = [] if stored is None else validators(stored)
+        extensions = {
+            name: value
+            for name, value in (scope.get("extensions") or {}).items()
+            if not name.startswith("http.response.")
+        }
+        shared = {
+            **scope,
+            "method": "GET",
+            "headers": [*headers, *conditions],
+            "extensions": extensions,
+        }
+        return shared, bool(conditions)
+
+    def _renew(self, call: _Call, sealer: StoredSealer, key: str, found: Found, stored: Stored) -> None:
+        """Have an answer renewed in the background, while it is served."""
+        load = self._loader(call, key, stored.ident, stored, None, True)
+        call.cache._renew(key, load, Lifetime(1), call.tags, sealer, found)
+
+    def _is_unkept(self, key: tuple[str, bool]) -> bool:
+        until = self._unkept.get(key)
+        return until is not None and until > time.monotonic()
+
+    def _note_unkept(self, key: tuple[str, bool]) -> None:
+        self._unkept.pop(key, None)
+        self._unkept[key] = time.monotonic() + self._unkept_for
+        while len(self._unkept) > _UNKEPT:
+            with suppress(KeyError, StopIteration, RuntimeError):
+                del self._unkept[next(iter(self._unkept))]
+
+    # --- giving -----------------------------------------------------------------------------------------------------
+
+    async def _give(self, call: _Call, stored: Stored, now: int, *what: str) -> None:
+        """Send a stored answer, or that the client has it already."""
+        await self._send(call, stored.status, given_headers(stored, now), stored.body, stored, what)
+
+    async def _give_own(self, call: _Call, now: int, why: str) -> None:
+        """Send the answer that this client has caused."""
+        run, made = call.run, call.made
+        assert run is not None
+        what = [why, f"fwd-status={run.status}"]
+        if call.kept:
+            what.append("stored")
+        headers = [(name, value) for name, value in run.headers if name != b"cache-tag"]
+        if made is not None and made.flags & Flag.MADE_ETAG:
+            headers = [pair for pair in headers if pair[0] != b"etag"] + [(b"etag", made.etag)]
+        await self._send(call, run.status, headers, run.body, made, what)
+
+    async def _fall_back(self, call: _Call, stored: Stored | None, why: str, error: Exception) -> None:
+        assert stored is not None
+        call.cache._counters.stale_hits += 1
+        what = ["hit", why]
+        if isinstance(error, HandlerFailed):
+            what.append(f"fwd-status={error.status}")
+        elif not isinstance(error, HeldOff):
+            log.warning("a stale answer is served, for its handler failed: %r", error)
+        await self._give(call, stored, _now_ms(), *what)
+
+    async def _send(
+        self,
+        call: _Call,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        stored: Stored | None,
+        what: Iterable[str],
+    ) -> None:
+        request = call.request
+        if (
+            stored is not None
+            and (request.none_match or request.modified_since)
+            and not_modified(request, stored)
+        ):
+            status, headers, body = 304, of_304(headers), b""
+        if self._name:
+            headers.append(said(self._name, *what))
+        await call.send({"type": "http.response.start", "status": status, "headers": headers})
+        if call.scope["method"] == "HEAD":
+            body = b""
+        await call.send({"type": "http.response.body", "body": body})
+
+    async def _refuse(self, call: _Call, why: str) -> None:
+        """Say that nothing is in the cache, to a client who would have nothing else (RFC 9111 section 5.2.1.7)."""
+        headers = [(b"content-length", b"0")]
+        if self._name:
+            headers.append(said(self._name, why, "detail=only-if-cached"))
+        await call.send({"type": "http.response.start", "status": 504, "headers": headers})
+        await call.send({"type": "http.response.body", "body": b""})
+
+    async def _bypass(self, scope: Scope, receive: Receive, send: Send, why: str) -> None:
+        """Have the handler answer this client alone."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {
+                    **message,
+                    "headers": self._outward(message.get("headers", ()), why, message["status"]),
+                }
+            await send(message)
+
+        await self.app(scope, receive, sending)
+
+    def _changing(self, call: _Call, why: str) -> Callable[[Message], Message]:
+        """Return what becomes of the messages of a run that are handed on."""
+        head = call.scope["method"] == "HEAD"
+
+        def change(message: Message) -> Message:
+            if message["type"] == "http.response.start":
+                message["headers"] = self._outward(message["headers"], why, message["status"])
+            elif head and message["type"] == "http.response.body":
+                message["body"] = b""
+            return message
+
+        return change
+
+    def _outward(self, headers: Iterable[tuple[bytes, bytes]], *what: Any) -> list[tuple[bytes, bytes]]:
+        why, status = what
+        sent = [(name, value) for name, value in headers if name.lower() != b"cache-tag"]
+        if self._name:
+            sent.append(said(self._name, why, f"fwd-status={status}"))
+        return sent
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    async def _change(
+        self, scope: Scope, receive: Receive, send: Send, rule: tuple[Rule, dict[str, Any]] | None
+    ) -> None:
+        """Let the handler change something, and invalidate what that makes stale before its client hears of it."""
+        view = self._view(scope)
+        if view is None:
+            await self.app(scope, receive, send)
+            return
+        cache = view[0]
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
+                headers = list(message.get("headers", ()))
+                tags, keys = self._stale(scope, rule, headers)
+                if (tags or keys) and not await self._owed.invalidate(cache, tags, keys) and self._name:
+                    headers.append(said(self._name, "fwd=method", "detail=not-invalidated-yet"))
+                    message = {**message, "headers": headers}
+            await send(message)
+
+        await self.app(scope, receive, sending)
+
+    def _stale(
+        self, scope: Scope, rule: tuple[Rule, dict[str, Any]] | None, headers: Headers
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the tags and keys of what a change has made stale (RFC 9111 section 4.4)."""
+        tags: tuple[str, ...] = ()
+        keys: list[str] = []
+        ignore = NOTHING
+        if rule is not None:
+            tags = filled(rule[0].invalidate_parts, rule[1], canonical=True) or ()
+            ignore = rule[0].ignored
+        if rule is None or rule[0].invalidates_target:
+            with suppress(UnicodeEncodeError):
+                keys.append(self._key(scope, ignore))
+        if rule is None:
+            keys += self._named(scope, headers)
+        return tags, tuple(dict.fromkeys(keys))
+
+    def _named(self, scope: Scope, headers: Headers) -> list[str]:
+        """Return the keys of what `Location` and `Content-Location` name on this host."""
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+        raw: bytes = scope.get("raw_path") or scope["path"].encode(errors="replace")
+        here = f"{scope.get('scheme', 'http')}://{host}{raw.partition(b'?')[0].decode('latin-1')}"
+        keys = []
+        for name, value in headers:
+            if name.lower() in (b"location", b"content-location"):
+                try:
+                    there = urljoin(here, value.decode("latin-1"))
+                    parts = urlsplit(there)
+                    if parts.netloc.lower() != host.lower():
+                        continue
+                    if not self._with_host:
+                        there = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+                    keys.append(answer_key(there))
+                except ValueError:
+                    continue
+        return keys
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _left(stored: Stored, now: int) -> int:
+    """Return the seconds for which an answer is still fresh; negative if it is not."""
+    return (stored.fresh_ms - (now - stored.born_ms)) // 1000
+
+
+def _selects(stored: Stored, request: Request) -> bool:
+    return not stored.vary or selected(request.headers, stored.vary) == stored.selected
+
+
+def _digest(stored: Stored, request: Request) -> bytes:
+    return b"vary:" + b",".join(stored.vary) + b":" + selected(request.headers, stored.vary)
+
+
+def _tags_of(headers: Headers, key: str) -> tuple[str, ...] | None:
+    """Return the tags that the handler names; None, if these cannot be tags: then nothing would invalidate it."""
+    names = tags_in(headers)
+    try:
+        return check_tags(names)
+    except UsageError as error:
+        log.warning("the answer to %r is not stored: Cache-Tag: %s", key, error)
+        return None
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Look at how a task ended that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()
