@@ -135,7 +135,7 @@ def test_an_invalidation_is_logged_with_its_fields(caplog: pytest.LogCaptureFixt
     Events().emit(INVALIDATED)
     [record] = caplog.records
     assert record.levelno == logging.INFO
-    expected = "cache:invalidate tag 'products' removed=3 status=applied in 2.1 ms (price changed)"
+    expected = "cache:invalidate tag 'products' removed=3 status=applied in 2.1 ms ('price changed')"
     assert record.getMessage() == expected
     fields = {name: value for name, value in vars(record).items() if name.startswith("cache_")}
     assert fields == {
@@ -147,6 +147,7 @@ def test_an_invalidation_is_logged_with_its_fields(caplog: pytest.LogCaptureFixt
         "cache_origin": "process-1",
         "cache_reason": "price changed",
         "cache_prefix": "",
+        "cache_soft": False,
     }
 
 

@@ -246,8 +246,14 @@ class Cache(BaseCache):
 
     # --- invalidation ------------------------------------------------------------------------------------------
 
-    def invalidate_key(self, key: str) -> Receipt:
+    def invalidate_key(self, key: str, *, reason: str = "") -> Receipt:
         """Invalidate one entry. Once this has returned, no read that starts then returns what was there before.
+
+        The same key of the neighbouring versions goes, too, for processes that run during a deploy.
+
+        Args:
+            key: the key, without prefix.
+            reason: why, for events and the log.
 
         Returns:
             A receipt; `removed` is 1 if there was a value, else 0.
@@ -255,38 +261,71 @@ class Cache(BaseCache):
         Raises:
             InvalidationError: Redis could not be reached; what is there may still be served.
         """
-        entry = self._keys.entry(key)
-        return self._invalidate("key", (key,), invalidate_keys((key,), (entry,), self._keys))
+        return self.invalidate_keys(key, reason=reason)
 
-    def invalidate_pattern(self, pattern: str) -> Receipt:
-        """Invalidate every entry under this prefix whose key matches a glob: `*`, `?`, `[a-z]`.
+    def invalidate_keys(self, *keys: str, reason: str = "") -> Receipt:
+        """Invalidate several entries in one round trip to each node; each as `invalidate_key`.
+
+        Raises:
+            InvalidationError: Redis could not be reached; some of the entries may still be served.
+        """
+        entries = self._entries(keys)
+        if not entries:
+            return Receipt("key", (), 0, "applied", 0.0)
+        names = tuple(entries)
+        flow = invalidate_keys(names, tuple(entries.values()), self._keys, reason)
+        return self._invalidate("key", names, flow)
+
+    def invalidate_pattern(self, pattern: str, *, reason: str = "") -> Receipt:
+        """Invalidate every entry under this prefix whose key matches a glob: `*`, `?`, `[a-z]`; of all versions.
 
         Scans all of Redis: tags are faster. What comes from outside goes through `neverstale.escape_glob`. Of a key
         above 512 bytes only the first 447 can be matched, by a pattern that ends in `*`; and `?` does not match a `{`.
 
+        Args:
+            pattern: the glob, without prefix.
+            reason: why, for events and the log.
+
         Raises:
             InvalidationError: Redis could not be reached, or the slots of a cluster kept moving.
         """
-        return self._invalidate("pattern", (pattern,), invalidate_pattern(pattern, self._keys))
+        flow = invalidate_pattern(pattern, self._keys, reason)
+        return self._invalidate("pattern", (pattern,), flow)
 
-    def invalidate_tag(self, tag: str) -> Receipt:
+    def invalidate_tag(self, tag: str, *, reason: str = "", soft: bool = False) -> Receipt:
         """Invalidate every entry that carries `tag`, under whatever prefix and version: one round trip, then cleaning.
+
+        Args:
+            tag: the tag.
+            reason: why, for events and the log.
+            soft: only mark the entries stale: each is served once more while one reader loads it anew. For those who
+                prefer speed; **what was there before may be read after this has returned**.
 
         Raises:
             InvalidationError: Redis could not be reached; entries of the tag may still be served.
         """
-        return self.invalidate_tags(tag)
+        return self.invalidate_tags(tag, reason=reason, soft=soft)
 
-    def invalidate_tags(self, *tags: str) -> Receipt:
-        """Invalidate every entry that carries one of `tags`; together faster than one by one.
+    def invalidate_tags(self, *tags: str, reason: str = "", soft: bool = False) -> Receipt:
+        """Invalidate every entry that carries one of `tags`, in one round trip to each node; as `invalidate_tag`.
 
         Raises:
             InvalidationError: Redis could not be reached; some of the tags may be invalidated, some not.
         """
         names = tags_of(tags)
         if not names:
-            return Receipt("tag", (), 0, "applied", 0.0)
-        return self._invalidate("tag", names, invalidate_tags(names, self._keys))
+            return Receipt("tag", (), 0, "applied", 0.0, soft)
+        return self._invalidate("tag", names, invalidate_tags(names, self._keys, reason, soft=soft))
+
+    def clear(self, *, reason: str = "") -> Receipt:
+        """Invalidate every entry of the namespace: of all prefixes and versions.
+
+        Scans all of Redis, as `invalidate_pattern`. To let go of one version alone, raise `version`.
+
+        Raises:
+            InvalidationError: Redis could not be reached, or the slots of a cluster kept moving.
+        """
+        return self.with_prefix("").invalidate_pattern("*", reason=reason)
 
     # --- looking -----------------------------------------------------------------------------------------------
 

@@ -59,11 +59,13 @@ class InvalidationEvent:
     status: str
     # Seconds that it took.
     duration: float
-    # The id of the process that did it.
+    # The process that did it: `<host>/<pid>-<random>`.
     origin: str
     reason: str | None = None
     # Of the view that keys and patterns are to be read under.
     prefix: str = ""
+    # Only marked stale.
+    soft: bool = False
 
     def encode(self) -> bytes:
         """Write the event as JSON, for Redis to publish."""
@@ -200,7 +202,8 @@ def _log_invalidation(event: InvalidationEvent, level: int) -> None:
     more = len(event.names) - _NAMES_SHOWN
     logger.log(
         level,
-        "cache:invalidate %s %s%s removed=%d status=%s in %.1f ms%s",
+        "cache:invalidate %s%s %s%s removed=%d status=%s in %.1f ms%s",
+        "soft " if event.soft else "",
         event.kind,
         # By repr, so that a name with a line break cannot forge a line of the log.
         ", ".join(map(repr, event.names[:_NAMES_SHOWN])),
@@ -208,7 +211,7 @@ def _log_invalidation(event: InvalidationEvent, level: int) -> None:
         event.removed,
         event.status,
         event.duration * 1000,
-        f" ({event.reason})" if event.reason else "",
+        f" ({event.reason!r})" if event.reason else "",
         extra={
             "event": "cache:invalidate",
             "cache_kind": event.kind,
@@ -219,5 +222,6 @@ def _log_invalidation(event: InvalidationEvent, level: int) -> None:
             "cache_origin": event.origin,
             "cache_reason": event.reason,
             "cache_prefix": event.prefix,
+            "cache_soft": event.soft,
         },
     )

@@ -15,10 +15,12 @@ class Receipt:
     Attributes:
         kind: `key`, `pattern` or `tag`.
         names: what was invalidated.
-        removed: how many entries were cleared. Entries of a tag that Redis had dropped already, or that are left to
-            expire because the clearing was cut short, are not among them; they are not served either way.
+        removed: how many entries were cleared; of keys, those of this version. Entries of a tag that Redis had dropped
+            already, or that are left to expire because the clearing was cut short, are not among them; they are not
+            served either way.
         status: `applied`.
         duration: seconds it took.
+        soft: a tag was only marked stale: what was there may be served once more, while it is loaded anew.
     """
 
     kind: Literal["key", "pattern", "tag"]
@@ -26,3 +28,4 @@ class Receipt:
     removed: int
     status: Literal["applied", "queued"]
     duration: float
+    soft: bool = False

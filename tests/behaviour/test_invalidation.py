@@ -41,21 +41,23 @@ async def test_a_key_with_tags(face: Face) -> None:
 
 
 async def test_invalidate_pattern(make: Make) -> None:
-    """All keys of this prefix that match go, on all nodes, and no others."""
+    """All keys of this prefix that match go, on all nodes and of all versions, and no others."""
     face = make(namespace="shop", prefix="api:")
-    outside = [make(namespace="shop"), make(prefix="api:"), make(namespace="shop", version=2, prefix="api:")]
+    later = make(namespace="shop", version=12, prefix="api:")
+    outside = [make(namespace="shop"), make(prefix="api:"), make(namespace="shop", prefix="x:api:")]
     gone = {f"product:{i}": "v" for i in range(30)}
     kept = {"product": "v", "products:1": "v", "x:product:1": "v"}
-    for each in (face, *outside):
+    for each in (face, later, *outside):
         await each.set_many(gone | kept)
     receipt = await face.invalidate_pattern("product:*")
     assert (receipt.kind, receipt.names, receipt.removed, receipt.status) == (
         "pattern",
         ("product:*",),
-        30,
+        60,
         "applied",
     )
-    assert await face.get_many(gone | kept) == kept
+    for each in (face, later):
+        assert await each.get_many(gone | kept) == kept
     for each in outside:
         assert await each.get_many(gone | kept) == gone | kept
 

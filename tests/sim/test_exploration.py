@@ -237,6 +237,19 @@ def test_refresh_past_the_soft_ttl(wire: SingleWire, how: str) -> None:
     said(explore(scenario(wire, cast, filled=True, soft_at=1), wire))
 
 
+@pytest.mark.parametrize("how", ["tag", "key"])
+@pytest.mark.parametrize("late", [(), (TAG,)], ids=["known", "late"])
+def test_soft_invalidation(wire: SingleWire, how: str, late: tuple[str, ...]) -> None:
+    """A tag that is marked stale serves nothing that was invalidated before or after."""
+    tags = () if late else (TAG,)
+    cast: Cast = lambda w: [  # noqa: E731
+        reader(w, "a", tags=tags, late=late, times=2),
+        writer(w, "s", "soft"),
+        writer(w, "w", how),
+    ]
+    said(explore(scenario(wire, cast, filled=True), wire))
+
+
 RENEWED: dict[str, Cast] = {
     "two processes": lambda w: [reader(w, "a"), reader(w, "b"), writer(w, "w", "key")],
     "by tag": lambda w: [reader(w, "a"), reader(w, "b"), writer(w, "w")],
@@ -328,6 +341,7 @@ def crowd(world: World) -> Sequence[Actor]:
         reader(world, "f", process=second, fail_at=(3, True)),
         writer(world, "tag", times=2),
         writer(world, "tags", tags=(TAG, "u")),
+        writer(world, "soft", "soft", times=2),
         writer(world, "key", "key", times=2, process=first),
         writer(world, "pattern", "pattern"),
         writer(world, "crash", crash_after=2),
@@ -338,7 +352,7 @@ def crowd(world: World) -> Sequence[Actor]:
 
 
 def test_random_schedules_of_a_crowd(wire: SingleWire) -> None:
-    """Five hundred random schedules of fourteen actors; a failure names its seed."""
+    """Five hundred random schedules of fifteen actors; a failure names its seed."""
     found = wander(scenario(wire, crowd, tags=(TAG, "u"), filled=True, soft_at=1), wire, seeds=range(500))
     said(found)
     assert found.schedules == 500

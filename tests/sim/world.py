@@ -147,18 +147,20 @@ def writer(
     crash_after: int | None = None,
     process: Process | None = None,
 ) -> Actor:
-    """Commit, then invalidate by tag, key or pattern."""
+    """Commit, then invalidate by tag, key or pattern; or only mark the tag stale, which promises nothing."""
     flows: dict[str, Callable[[], c.Flow[Any]]] = {
         "tag": lambda: invalidate_tags(tags, KEYS),
         "key": lambda: invalidate_keys(("k",), (ENTRY,), KEYS),
         "pattern": lambda: invalidate_pattern("*", KEYS),
+        "soft": lambda: invalidate_tags(tags, KEYS, soft=True),
     }
 
     def program() -> c.Flow[None]:
         for _ in range(times):
             committed = (yield from c.Load(lambda: (world.commit(), ()))).value
             yield from flows[how]()
-            world.floor = max(world.floor, committed)
+            if how != "soft":
+                world.floor = max(world.floor, committed)
 
     return Actor(name, program, process or Process(), crash_after=crash_after)
 

@@ -131,14 +131,15 @@ class Stamp(Script["tuple[bytes, float | None]"]):
 
 @dataclass(frozen=True, slots=True)
 class Restamp(Script[int]):
-    """Invalidate a tag by giving it a fresh stamp."""
+    """Invalidate a tag by giving it a fresh stamp; a soft one names the stamp before it."""
 
     name: ClassVar[str] = "restamp"
     key_fields: ClassVar[tuple[str, ...]] = ("stamp",)
-    arg_fields: ClassVar[tuple[str, ...]] = ("fresh", "ttl_ms")
+    arg_fields: ClassVar[tuple[str, ...]] = ("fresh", "ttl_ms", "soft")
     stamp: str
     fresh: str
     ttl_ms: int
+    soft: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,9 +98,10 @@ class Together(Command["list[Any]"]):
 
 @dataclass(frozen=True, slots=True)
 class Drop(Command[int]):
-    """Delete entries, wherever they are; replies how many of them held a value."""
+    """Delete entries, wherever they are; replies how many of `keys` held a value. Those `beside` are not counted."""
 
     keys: tuple[str | bytes, ...]
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ class Announce(Command[None]):
 
     receipt: Receipt
     prefix: str
+    reason: str
 
 
 # --- the world outside ------------------------------------------------------------------------------------------

@@ -92,7 +92,17 @@ def _utf8(text: str, what: str) -> bytes:
 class Keys:
     """The names of one namespace, version and prefix."""
 
-    __slots__ = ("_long", "_tags", "channel", "head", "namespace", "prefix", "version")
+    __slots__ = (
+        "_beside",
+        "_long",
+        "_of_prefix",
+        "_tags",
+        "channel",
+        "head",
+        "namespace",
+        "prefix",
+        "version",
+    )
 
     def __init__(self, namespace: str, version: int, prefix: str) -> None:
         if not isinstance(prefix, str):
@@ -106,12 +116,26 @@ class Keys:
         #: Where invalidations are announced to other processes.
         self.channel = f"{space}cache:invalidate"
         self._tags = f"{space}cache:tag:{{"
+        self._beside: tuple[Keys, ...] | None = None
+        of_prefix = rf"{re.escape(space)}v[0-9]+:{re.escape(_tame(prefix))}"
+        self._of_prefix = re.compile(of_prefix.encode(errors="surrogatepass"), re.DOTALL)
         self._long = _SHORT - len(_utf8(self.head, "prefix"))
         if self._long < MAX_KEY_BYTES // 4:
             raise UsageError(f"namespace and prefix are too long together: {self.head[:80]!r}")
 
     def __repr__(self) -> str:
         return f"Keys({self.head!r})"
+
+    @property
+    def beside(self) -> tuple[Keys, ...]:
+        """The names of the neighbouring versions, which run side by side with this one during a deploy."""
+        if self._beside is None:
+            self._beside = tuple(
+                Keys(self.namespace, version, self.prefix)
+                for version in (self.version - 1, self.version + 1)
+                if version > 0
+            )
+        return self._beside
 
     def entry(self, key: str) -> str:
         """Return the Redis key of an entry.
@@ -145,8 +169,8 @@ class Keys:
     def pattern(self, pattern: str) -> str:
         """Return the glob that finds the entries of this prefix whose keys match `pattern` (Redis' glob).
 
-        A `{` in a key is two characters in Redis: `*` matches it, `?` does not. Of a key above 512 bytes only
-        the head can be matched.
+        Of all versions, and perhaps more than those: see `is_of_prefix`. A `{` in a key is two characters in Redis: `*`
+        matches it, `?` does not. Of a key above 512 bytes only the head can be matched.
 
         Raises:
             UsageError: `pattern` is not a string, or is empty.
@@ -156,7 +180,12 @@ class Keys:
         if not pattern:
             raise UsageError("a pattern has at least one character; '*' is everything under this prefix")
         _ = _utf8(pattern, "pattern")
-        return escape_glob(self.head) + _tame(pattern)
+        space = f"{self.namespace}:" if self.namespace else ""
+        return f"{escape_glob(space)}v[0-9]*:{escape_glob(_tame(self.prefix))}{_tame(pattern)}"
+
+    def is_of_prefix(self, name: bytes) -> bool:
+        """Return whether a Redis key is an entry under this prefix, of whatever version."""
+        return self._of_prefix.match(name) is not None
 
     def members(self, tag: str) -> str:
         """Return the key of the SET of the keys that carry `tag`."""

@@ -32,19 +32,23 @@ _PASSES: Final = 10
 _PAUSE: Final = 0.25
 
 
-def invalidate_keys(names: tuple[str, ...], entries: tuple[str, ...], keys: Keys) -> Flow[Receipt]:
+def invalidate_keys(
+    names: tuple[str, ...], entries: tuple[str, ...], keys: Keys, reason: str = ""
+) -> Flow[Receipt]:
     """Delete entries, given by the names that the caller knows and by their Redis keys.
+
+    Those of the neighbouring versions go, too: while two versions run side by side, a write in one concerns both.
 
     Raises:
         RedisUnavailable: some of them may still be there.
     """
     began = yield from Clock()
-    removed = yield from Drop(entries)
-    return (yield from _receipt("key", names, removed, began, keys))
+    removed = yield from Drop(entries, tuple(other.entry(name) for other in keys.beside for name in names))
+    return (yield from _receipt("key", names, removed, began, keys, reason))
 
 
-def invalidate_pattern(pattern: str, keys: Keys) -> Flow[Receipt]:
-    """Delete every entry under the prefix of `keys` whose key matches `pattern`.
+def invalidate_pattern(pattern: str, keys: Keys, reason: str = "") -> Flow[Receipt]:
+    """Delete every entry under the prefix of `keys` whose key matches `pattern`, of all versions.
 
     Raises:
         RedisUnavailable: Redis did not answer, or the slots of the cluster would not come to rest; entries that match
@@ -56,34 +60,40 @@ def invalidate_pattern(pattern: str, keys: Keys) -> Flow[Receipt]:
     before = yield from Topology()
     for _ in range(_PASSES):
         for node in before.nodes:
-            removed += yield from _sweep(node, glob)
+            removed += yield from _sweep(node, glob, keys)
         after = yield from Topology()
         calm = after.signature == before.signature
         if calm and not after.moving:
-            return (yield from _receipt("pattern", (pattern,), removed, began, keys))
+            return (yield from _receipt("pattern", (pattern,), removed, began, keys, reason))
         if calm:
             for node in before.nodes:
-                removed += yield from _sweep(node, glob)
+                removed += yield from _sweep(node, glob, keys)
             if (yield from Topology()).signature == before.signature:
-                return (yield from _receipt("pattern", (pattern,), removed, began, keys))
+                return (yield from _receipt("pattern", (pattern,), removed, began, keys, reason))
         yield from Wait("", _PAUSE)
         before = yield from Topology()
     raise RedisUnavailable(f"the slots of the cluster kept moving during {_PASSES} scans")
 
 
-def _sweep(node: str, glob: str) -> Flow[int]:
+def _sweep(node: str, glob: str, keys: Keys) -> Flow[int]:
     removed, cursor = 0, 0
     while True:
         cursor, found = yield from Scan(node, cursor, glob, _STEP)
-        if found:
-            removed += yield from Drop(tuple(found))
+        ours = tuple(name for name in found if keys.is_of_prefix(name))
+        if ours:
+            removed += yield from Drop(ours)
         if not cursor:
             return removed
 
 
 def _receipt(
-    kind: Literal["key", "pattern"], names: tuple[str, ...], removed: int, began: float, keys: Keys
+    kind: Literal["key", "pattern"],
+    names: tuple[str, ...],
+    removed: int,
+    began: float,
+    keys: Keys,
+    reason: str,
 ) -> Flow[Receipt]:
     receipt = Receipt(kind, names, removed, "applied", (yield from Clock()) - began)
-    yield from Announce(receipt, keys.prefix)
+    yield from Announce(receipt, keys.prefix, reason)
     return receipt

@@ -27,7 +27,7 @@ class State(enum.Enum):
     """What a key holds, for one reader."""
 
     FRESH = "fresh"
-    STALE = "stale"  # valid, to be served and to be renewed
+    STALE = "stale"  # to be served and to be renewed: past its soft TTL, or its tag was marked stale
     EXPIRED = "expired"  # valid, kept as a fallback: to be renewed before it is served
     LEASED = "leased"  # somebody is loading it
     INVALID = "invalid"  # a value that must not be served
@@ -80,17 +80,28 @@ def examine(
         return Seen(State.ABSENT, None, known, raw)
     if entry.is_lease:
         return Seen(State.LEASED, entry, known, raw)
+    state = State.FRESH
     for tag, stamp in entry.stamps:
         if tag not in known:
             return Seen(State.UNSURE, entry, known, raw)
         if known[tag] != stamp:
-            return Seen(State.INVALID, entry, known, raw)
+            if not _is_before(stamp, known[tag]):
+                return Seen(State.INVALID, entry, known, raw)
+            state = State.STALE
     if entry.soft_at:
         if entry.hard_at and entry.hard_at <= now_ms:
-            return Seen(State.EXPIRED, entry, known, raw)
-        if entry.soft_at <= now_ms + early * entry.cost / 1000:
-            return Seen(State.STALE, entry, known, raw)
-    return Seen(State.FRESH, entry, known, raw)
+            state = State.EXPIRED
+        elif entry.soft_at <= now_ms + early * entry.cost / 1000:
+            state = State.STALE
+    return Seen(state, entry, known, raw)
+
+
+def _is_before(stamp: bytes, now: bytes | None) -> bool:
+    """Return whether a stamp is the one before a soft one."""
+    if now is None:
+        return False
+    before = now.partition(b"~")[2]
+    return bool(before) and before == stamp.partition(b"~")[0]
 
 
 def tag_ttl(ttl_ms: int, lease_ms: int = 0) -> int:

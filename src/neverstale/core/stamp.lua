@@ -6,7 +6,7 @@
 -- Invariant: a stamp is never replaced here; who reads the same stamp twice knows that nobody invalidated in between.
 local time = redis.call('TIME')
 local stamp = redis.pcall('GET', KEYS[1])
-local set = type(stamp) == 'string' and string.match(stamp, '@(%d+)$')
+local set = type(stamp) == 'string' and (string.match(stamp, '^[^@~]*@(%d+)$') or string.match(stamp, '^[^@~]*@(%d+)~'))
 if not set then
   stamp = ARGV[1] .. '@' .. time[1] .. string.format('%06d', time[2])
   redis.call('SET', KEYS[1], stamp, 'PX', ARGV[2])

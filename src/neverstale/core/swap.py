@@ -5,19 +5,21 @@ Rules:
   same value one swaps, and whatever deletes the key in between has the last word: a swap never inserts.
 - The new value is under the stamps of the old one, not under those of now: a tag that was invalidated in between
   invalidates the new value too.
+- Who invalidates a tag and keeps one entry of it must know that nobody else has invalidated it since that entry was
+  seen: the fresh stamp is exchanged for the one before.
 
-Made of the scripts of any refresh: `acquire` on a key that is gone grants what `fill` then refuses.
+A swap is made of the scripts of any refresh: `acquire` on a key that is gone grants what `fill` then refuses.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from neverstale.lifetime import Moments
 
 from . import entry as entries
-from .calls import Acquire, Fill, Restamp, Stamp, Take
+from .calls import Acquire, Fill, Script, Stamp, Take
 from .commands import Call, Drop, Flow, Random, Together
 from .keys import Keys
 from .plan import Sealed
@@ -50,6 +52,22 @@ class Members(Call["list[bytes]"]):
         return sorted(reply or ())
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange(Script["tuple[bytes, bytes]"]):
+    """Invalidate a tag by a fresh stamp; replies the stamp before, and the fresh one."""
+
+    name: ClassVar[str] = "exchange"
+    key_fields: ClassVar[tuple[str, ...]] = ("stamp",)
+    arg_fields: ClassVar[tuple[str, ...]] = ("fresh", "ttl_ms")
+    stamp: str
+    fresh: str
+    ttl_ms: int
+
+    def parse(self, reply: Any) -> tuple[bytes, bytes]:
+        before, now = reply
+        return bytes(before), bytes(now)
+
+
 def swap(entry: str, keys: Keys, seen: Seen, sealed: Sealed, ttl_ms: int) -> Flow[bool]:
     """Put `sealed` in the place of the value that was seen; return whether that was still there.
 
@@ -78,6 +96,8 @@ def swap(entry: str, keys: Keys, seen: Seen, sealed: Sealed, ttl_ms: int) -> Flo
     )
     if replies[0] and entries.token_of(replies[0]) != token:
         return False
+    if any(stamp != now for (_, stamp), (now, _) in zip(stamps, replies[1:], strict=False)):
+        return False  # invalidated since it was seen
     fill_id = yield from Random(entries.FILL_ID_BYTES)
     raw = build(sealed, fill_id, Moments(0, 0, ttl_ms), cost=0, stamps=stamps)
     (filled,) = yield from Together((Fill(entry, token, raw, ttl_ms),))
@@ -103,7 +123,7 @@ def hold(entry: str, seen: Seen) -> Flow[bytes | None]:
 
 
 def invalidate_tag_but(
-    tag: str, entry: str, token: bytes, keys: Keys, sealed: Sealed, ttl_ms: int, memory: Memory
+    tag: str, entry: str, token: bytes, seen: Seen, keys: Keys, sealed: Sealed, ttl_ms: int, memory: Memory
 ) -> Flow[int]:
     """Invalidate a tag, and write one of its entries anew, unless somebody else deletes or invalidates that.
 
@@ -111,8 +131,9 @@ def invalidate_tag_but(
         tag: to invalidate.
         entry: that is to stay.
         token: of a lease on it, from `hold`.
+        seen: what that was taken on; it carries the tag alone.
         keys: of its namespace.
-        sealed: its new value, which carries only this tag.
+        sealed: its new value.
         ttl_ms: how long that lives, in milliseconds.
         memory: of the cache.
 
@@ -123,10 +144,9 @@ def invalidate_tag_but(
         RedisUnavailable: the tag may be invalidated or not; if it is, the entry may be lost as well.
     """
     fresh = (yield from Random(STAMP_ID_BYTES)).hex()
-    yield from Together((Restamp(keys.stamp(tag), fresh, tag_ttl(ttl_ms)),))
-    ((stamp, _),) = yield from Together((Stamp(keys.stamp(tag), fresh, tag_ttl(ttl_ms)),))
-    # Another stamp than ours: somebody has invalidated the tag after us, and meant the entry as well.
-    stays = stamp.startswith(fresh.encode() + b"@")
+    ((before, stamp),) = yield from Together((Exchange(keys.stamp(tag), fresh, tag_ttl(ttl_ms)),))
+    # Another one before than the entry's own: somebody else has invalidated the tag, and meant the entry as well.
+    stays = bool(stamp) and seen.entry is not None and seen.entry.stamps == ((tag, before),)
     removed, more = 0, True
     while more:
         (taken,) = yield from Together((Take(keys.members(tag), BATCH),))

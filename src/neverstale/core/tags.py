@@ -27,8 +27,13 @@ BATCH: Final = 500
 _STAMP_TTL_MS: Final = 3_600_000
 
 
-def invalidate_tags(tags: tuple[str, ...], keys: Keys) -> Flow[Receipt]:
-    """Invalidate every entry that carries one of `tags`.
+def invalidate_tags(
+    tags: tuple[str, ...], keys: Keys, reason: str = "", *, soft: bool = False
+) -> Flow[Receipt]:
+    """Invalidate every entry that carries one of `tags`; or only mark them stale.
+
+    Marked `soft`, an entry is served once more while one reader loads it anew. A stamp then names the one before it,
+    and an entry under that one is stale. The next stamp, soft or not, makes it invalid.
 
     Raises:
         RedisUnavailable: a stamp could not be set; some of the tags may be invalidated, some not. If only the clearing
@@ -36,9 +41,9 @@ def invalidate_tags(tags: tuple[str, ...], keys: Keys) -> Flow[Receipt]:
     """
     began = yield from Clock()
     fresh = (yield from Random(10)).hex()
-    yield from Together(tuple(Restamp(keys.stamp(tag), fresh, _STAMP_TTL_MS) for tag in tags))
+    yield from Together(tuple(Restamp(keys.stamp(tag), fresh, _STAMP_TTL_MS, int(soft)) for tag in tags))
     removed = 0
-    left = [keys.members(tag) for tag in tags]
+    left = [] if soft else [keys.members(tag) for tag in tags]
     with suppress(RedisUnavailable):
         while left:
             taken = yield from Together(tuple(Take(members, BATCH) for members in left))
@@ -46,6 +51,6 @@ def invalidate_tags(tags: tuple[str, ...], keys: Keys) -> Flow[Receipt]:
             if listed:
                 removed += yield from Drop(listed)
             left = [members for members, batch in zip(left, taken, strict=True) if len(batch) == BATCH]
-    receipt = Receipt("tag", tags, removed, "applied", (yield from Clock()) - began)
-    yield from Announce(receipt, prefix="")  # a tag has no prefix
+    receipt = Receipt("tag", tags, removed, "applied", (yield from Clock()) - began, soft)
+    yield from Announce(receipt, "", reason)  # a tag has no prefix
     return receipt

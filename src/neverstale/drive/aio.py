@@ -265,8 +265,8 @@ class AsyncDriver:
                 return flight.outcome
             case c.Turn(entry, token, seconds):
                 return await self._turn(entry, token, seconds, flights)
-            case c.Announce(receipt, prefix):
-                message = self._announcer.tell(receipt, prefix)
+            case c.Announce(receipt, prefix, reason):
+                message = self._announcer.tell(receipt, prefix, reason)
                 try:
                     # With the short limit: news are not worth holding up who invalidates.
                     await self.wire().ask("", ("PUBLISH", *message))
@@ -284,8 +284,10 @@ class AsyncDriver:
             match command:
                 case c.Together(calls):
                     return await self._together(wire, calls)
-                case c.Drop(keys):
-                    return sum(await self._together(wire, tuple(wire.drops(keys))))
+                case c.Drop(keys, beside):
+                    own = tuple(wire.drops(keys))
+                    replies = await self._together(wire, (*own, *wire.drops(beside)))
+                    return sum(replies[: len(own)])
                 case c.Topology():
                     return await wire.topology()
                 case c.Scan(node, cursor, pattern, count):

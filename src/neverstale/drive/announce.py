@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import uuid
 
 from neverstale.events import Events, InvalidationEvent
@@ -26,13 +27,13 @@ class Announcer:
 
     @property
     def origin(self) -> str:
-        """A name of this process: another one after a fork."""
+        """A name of this process, `<host>/<pid>-<random>`: another one after a fork."""
         pid = os.getpid()
         if self._origin[0] != pid:
-            self._origin = (pid, f"{pid}-{uuid.uuid4().hex[:12]}")
+            self._origin = (pid, f"{socket.gethostname()}/{pid}-{uuid.uuid4().hex[:12]}")
         return self._origin[1]
 
-    def tell(self, receipt: Receipt, prefix: str) -> tuple[str, bytes]:
+    def tell(self, receipt: Receipt, prefix: str, reason: str) -> tuple[str, bytes]:
         """Tell subscribers in this process; return the channel and the message for the others."""
         event = InvalidationEvent(
             kind=receipt.kind,
@@ -42,6 +43,8 @@ class Announcer:
             duration=receipt.duration,
             origin=self.origin,
             prefix=prefix,
+            reason=reason or None,
+            soft=receipt.soft,
         )
         self.events.emit(event)
         return self.channel, event.encode()

@@ -317,8 +317,9 @@ class Run:
                     reply: Any = self._spread(actor, keys, lambda key: self.wire.fetch((key,))[0])
                 case c.Together(calls):
                     reply = self._spread(actor, calls, lambda call: together(self.wire, (call,))[0])
-                case c.Drop(keys):
-                    reply = sum(together(self.wire, tuple(self.wire.drops(keys))))
+                case c.Drop(keys, beside):
+                    own = tuple(self.wire.drops(keys))
+                    reply = sum(together(self.wire, (*own, *self.wire.drops(beside)))[: len(own)])
                 case c.Topology():
                     reply = self.wire.topology()
                 case c.Scan(node, cursor, pattern, count):

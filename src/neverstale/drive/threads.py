@@ -278,8 +278,8 @@ class ThreadDriver:
                 return flight.outcome if flight is not None and flight.done.wait(seconds) else None
             case c.Turn(entry, token, seconds):
                 return self._turn(entry, token, seconds, run.flights)
-            case c.Announce(receipt, prefix):
-                message = self._announcer.tell(receipt, prefix)
+            case c.Announce(receipt, prefix, reason):
+                message = self._announcer.tell(receipt, prefix, reason)
                 try:
                     # With the short limit: news are not worth holding up who invalidates.
                     self.wire().ask("", ("PUBLISH", *message))
@@ -297,8 +297,10 @@ class ThreadDriver:
             match command:
                 case c.Together(calls):
                     return together(wire, calls)
-                case c.Drop(keys):
-                    return sum(together(wire, tuple(wire.drops(keys))))
+                case c.Drop(keys, beside):
+                    own = tuple(wire.drops(keys))
+                    replies = together(wire, (*own, *wire.drops(beside)))
+                    return sum(replies[: len(own)])
                 case c.Topology():
                     return wire.topology()
                 case c.Scan(node, cursor, pattern, count):
