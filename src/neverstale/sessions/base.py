@@ -175,7 +175,8 @@ class BaseSessions(Generic[D]):
                 return Issued(fresh, *rotated)
         if not create:
             return None
-        return Issued(fresh, (yield from self._create(name, data, user, device)))
+        owner = None if user is UNCHANGED else user
+        return Issued(fresh, (yield from self._create(name, data, owner, device)))
 
     def _infos(self, user: str, current: str | None) -> Flow[list[SessionInfo]]:
         self._place.frame.tags(user)

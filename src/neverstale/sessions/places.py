@@ -223,12 +223,7 @@ class Kept:
             RedisUnavailable: it may be there or not; nobody has its id.
             SessionConflict: somebody has deleted it meanwhile: all sessions, by a pattern.
         """
-        frame = self.frame
-        now = yield from Wall()
-        entry, sealed = frame.keys.entry(session.digest), self._fitting(session)
-        writes = [(entry, sealed, frame.tags(session.user))]
-        ttl_ms = max(1, frame.rules.left_ms(session, now))
-        if (yield from store(writes, frame.keys, ttl_ms, frame.memory)):
+        if not (yield from self._insert(session)):
             raise SessionConflict(f"session {session.name} was deleted while it was made")
 
     def save(self, held: Held, new: Session[Any]) -> Flow[bool]:
@@ -240,7 +235,8 @@ class Kept:
 
     def rotate(self, held: Held, old: Session[Any], new: Session[Any]) -> Flow[bool]:
         # The new one first: until the old one has given way, nobody has its id.
-        yield from self.create(new)
+        if not (yield from self._insert(new)):
+            return False
         done = yield from self.save(held, old)
         if not done:
             yield from invalidate("key", (new.digest,), self.frame)
@@ -277,11 +273,11 @@ class Kept:
         (tag,) = frame.tags(user)
         try:
             if keep is not None and (held := (yield from self._hold(keep, user))) is not None:
-                entry, token, session = held
+                entry, token, session, seen = held
                 ttl_ms = max(1, frame.rules.left_ms(session, (yield from Wall())))
                 sealed = self._fitting(session)
                 removed = yield from invalidate_tag_but(
-                    tag, entry, token, frame.keys, sealed, ttl_ms, frame.memory
+                    tag, entry, token, seen, frame.keys, sealed, ttl_ms, frame.memory
                 )
                 frame.counters.invalidations += 1
                 frame.counters.removed += removed
@@ -304,7 +300,15 @@ class Kept:
                     found.append(held.session)
         return found
 
-    def _hold(self, digest: str, user: str) -> Flow[tuple[str, bytes, Session[Any]] | None]:
+    def _insert(self, session: Session[Any]) -> Flow[bool]:
+        """Return whether it is there: not if somebody destroyed all of the user's meanwhile."""
+        frame = self.frame
+        entry, sealed = frame.keys.entry(session.digest), self._fitting(session)
+        writes = [(entry, sealed, frame.tags(session.user))]
+        ttl_ms = max(1, frame.rules.left_ms(session, (yield from Wall())))
+        return not (yield from store(writes, frame.keys, ttl_ms, frame.memory))
+
+    def _hold(self, digest: str, user: str) -> Flow[tuple[str, bytes, Session[Any], Seen] | None]:
         """Take the lease on a session of this user, as it is; None if there is none that may stay."""
         entry, attempt = self.frame.keys.entry(digest), Attempt()
         while True:
@@ -314,7 +318,7 @@ class Kept:
             assert held.seen is not None
             token = yield from hold(entry, held.seen)
             if token is not None:
-                return entry, token, held.session
+                return entry, token, held.session, held.seen
             yield from attempt.again(self, digest)
 
     def _held(self, entry: str, seen: Seen) -> Held | None:
