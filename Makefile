@@ -18,7 +18,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench http-suite lock format clean again
+.PHONY: help demo test check bench docs http-suite lock format clean again
 
 help: ## say what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ bench: $(READY) ## the figures, measured on this machine
 
 http-suite: $(READY) ## the public HTTP cache tests, from a checkout of them: make http-suite CHECKOUT=../cache-tests
 	@exec $(BIN)/python tools/http_suite.py $(CHECKOUT) $(ARGS)
+
+docs: $(READY) ## the documentation, into build/docs; warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 lock: $(READY) ## make requirements.lock from pyproject.toml (newest versions: make lock ARGS=--upgrade)
 	$(BIN)/python tools/lock.py $(ARGS)

@@ -41,7 +41,7 @@ def _tame(text: str) -> str:
 
 
 def escape_glob(text: str) -> str:
-    r"""Return `text` with `* ? [ ] \` escaped, to be put as it is into a pattern.
+    """Return `text` with asterisk, question mark, brackets and backslash escaped, to be put as it is into a pattern.
 
     Use it for whatever comes from outside: `cache.invalidate_pattern(f"user:{escape_glob(name)}:*")`.
     """
