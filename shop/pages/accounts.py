@@ -32,6 +32,8 @@ __all__ = ["router"]
 router = APIRouter(include_in_schema=False)
 
 Given = Annotated[str, Form(max_length=1000)]
+# What an id is made of, whichever kind it is: databases refuse some other characters.
+SessionId = Annotated[str, Form(max_length=200, pattern="^[A-Za-z0-9_-]*$")]
 _CHECKS: dict[str, tuple[str, TypeAdapter[str]]] = {
     "email": ("The e-mail address", TypeAdapter(Email)),
     "name": ("The name", TypeAdapter(Line)),
@@ -43,7 +45,7 @@ _SAID = {
     "gone": "That session had ended already.",
     "others": "All other sessions have ended.",
 }
-_SHOWN = 50  # sessions on the page; with more than that, who wants to look ends all the others first
+_SHOWN = 20  # sessions on the page; who has more and wants to see them ends the others first
 
 
 @router.get("/login", response_model=None)
@@ -153,11 +155,7 @@ async def change_password(
 
 
 @router.post("/account/sessions/end", response_model=None)
-async def end_session(
-    shop: TheShop,
-    user: User,
-    id: Annotated[str, Form(max_length=200)] = "",  # noqa: A002
-) -> Response:
+async def end_session(shop: TheShop, user: User, id: SessionId = "") -> Response:  # noqa: A002
     """End one session."""
     said = "ended" if await accounts.end_session(shop, user, id) else "gone"
     return RedirectResponse(f"/account?said={said}", 303)
