@@ -217,6 +217,10 @@ def at_once(command: Command[Any], flights: Flights[Any], mine: list[Flight[Any]
     return None
 
 
+#: So many seconds before their time timers may go off: who was waked by one has no time left.
+_EARLY: Final = 0.001
+
+
 class Late(Exception):
     """The time of a flow's caller is up while it waits for what others do: nothing is lost if it ends here."""
 
@@ -237,7 +241,7 @@ def in_time(command: Command[Any], ends: float) -> Command[Any]:
     match command:
         case Join() | Turn() | Wait() | Load(lease=0.0):
             left = ends - time.monotonic()
-            if left <= 0:
+            if left <= _EARLY:
                 raise Late
             return (
                 command if isinstance(command, Load) else replace(command, seconds=min(command.seconds, left))
