@@ -12,6 +12,7 @@ import pytest
 
 import neverstale
 from neverstale import AsyncCache, Cache
+from neverstale.computed import AsyncComputed, Computed
 from neverstale.decorate import AsyncCached, BoundAsyncCached, BoundCached, Cached
 from neverstale.drive.aio import AsyncDriver
 from neverstale.drive.clients import AsyncConnections, Connections
@@ -19,7 +20,12 @@ from neverstale.drive.lanes import AsyncWire, ClusterLanes, SingleLane
 from neverstale.drive.threads import ThreadDriver
 from neverstale.drive.wire import ClusterWire, SingleWire, Wire
 
-FACES = [(Cache, AsyncCache), (Cached, AsyncCached), (BoundCached, BoundAsyncCached)]
+FACES = [
+    (Cache, AsyncCache),
+    (Cached, AsyncCached),
+    (BoundCached, BoundAsyncCached),
+    (Computed, AsyncComputed),
+]
 #: Each pair below a face, with what only one of the two has.
 DRIVERS: list[tuple[type, type, set[str]]] = [
     (Connections, AsyncConnections, set()),
@@ -47,6 +53,8 @@ PLAIN = {
     "from_url",
     "with_prefix",
     "cached",
+    "memoized",
+    "cache",
     "stats",
     "settings",
     "prefix",
@@ -195,7 +203,7 @@ def test_public_names() -> None:
         assert (exported.__module__, bool(inspect.getdoc(exported))) == ("neverstale", True), name
 
 
-@pytest.mark.parametrize("kind", [Cache, AsyncCache, Cached, AsyncCached])
+@pytest.mark.parametrize("kind", [Cache, AsyncCache, Cached, AsyncCached, Computed, AsyncComputed])
 def test_everything_public_is_explained(kind: type) -> None:
     """Each public method has a docstring that begins with one sentence."""
     for name, member in members(kind).items():
