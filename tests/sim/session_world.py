@@ -185,7 +185,7 @@ def rotator(world: World, name: str) -> Actor:
     home = Process()
 
     def program() -> c.Flow[None]:
-        yield from changes.rotate(world.place(home), OLD, NEW, UNCHANGED, UNCHANGED, "")
+        yield from changes.rotate(world.place(home), OLD, NEW, UNCHANGED, lambda data: data, "")
 
     return Actor(name, program, home)
 

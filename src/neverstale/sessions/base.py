@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_origin
 
 import msgspec
 
@@ -25,6 +25,7 @@ from .model import (
     Rules,
     Session,
     SessionInfo,
+    Unchanged,
     digest_of,
     new_family,
     new_id,
@@ -66,6 +67,7 @@ class BaseSessions(Generic[D]):
         self._ring = Keyring(keys) if keys else None
         self._plain = self._sealer_of_any()
         self._store = store
+        self._of_dicts = (get_origin(kind) or kind) is dict
         frame = Frame(
             cache._keys,
             self._rules,
@@ -80,6 +82,16 @@ class BaseSessions(Generic[D]):
     def __repr__(self) -> str:
         where = "in Redis alone" if self._store is None else f"in {type(self._store).__name__}"
         return f"<{type(self).__name__} {self._base.prefix!r} {where}>"
+
+    @property
+    def has_store(self) -> bool:
+        """Whether the sessions live in a store; in Redis alone otherwise."""
+        return self._store is not None
+
+    @property
+    def of_dicts(self) -> bool:
+        """Whether the data are dicts, whose fields can be changed one by one."""
+        return self._of_dicts
 
     # --- encoding ------------------------------------------------------------------------------------------------
 
@@ -146,6 +158,10 @@ class BaseSessions(Generic[D]):
 
     # --- changing ------------------------------------------------------------------------------------------------
 
+    def _new(self, data: D, user: str | None, device: str) -> Flow[Issued[D]]:
+        fresh, digest = _fresh()
+        return Issued(fresh, (yield from self._create(digest, data, user, device)))
+
     def _create(self, digest: str, data: D, user: str | None, device: str) -> Flow[Session[D]]:
         frame = self._place.frame
         frame.tags(user)
@@ -162,21 +178,28 @@ class BaseSessions(Generic[D]):
         return changes.update(self._place, digest, changed)
 
     def _rotate(
-        self, session_id: str | None, user: Any, data: Any, device: str, *, create: bool
+        self,
+        session_id: str,
+        user: str | Unchanged | None,
+        change: Callable[[D], D] | None,
+        device: str,
     ) -> Flow[Issued[D] | None]:
         if user is not UNCHANGED:
             self._place.frame.tags(user)
-        fresh, digest = new_id(), digest_of(session_id)
-        name = digest_of(fresh)
-        assert name is not None
-        if digest is not None:
-            rotated = yield from changes.rotate(self._place, digest, name, user, data, device)
-            if rotated is not None:
-                return Issued(fresh, *rotated)
-        if not create:
+        digest = digest_of(session_id)
+        if digest is None:
             return None
-        owner = None if user is UNCHANGED else user
-        return Issued(fresh, (yield from self._create(name, data, owner, device)))
+        fresh, name = _fresh()
+        flow = changes.rotate(self._place, digest, name, user, change or _as_it_is, device)
+        rotated = yield from flow
+        return None if rotated is None else Issued(fresh, *rotated)
+
+    def _log_in(self, session_id: str | None, user: str, data: D, device: str) -> Flow[Issued[D]]:
+        if session_id is not None:
+            issued = yield from self._rotate(session_id, user, lambda _: data, device)
+            if issued is not None:
+                return issued
+        return (yield from self._new(data, user, device))
 
     def _infos(self, user: str, current: str | None) -> Flow[list[SessionInfo]]:
         self._place.frame.tags(user)
@@ -195,6 +218,18 @@ def _milliseconds(span: Ttl) -> int:
     if isinstance(span, bool) or not 0 < seconds < 1e10:
         raise UsageError(f"how long sessions live is told in seconds, more than none: {span!r}")
     return max(1, round(seconds * 1000))
+
+
+def _fresh() -> tuple[str, str]:
+    """Return a new id, and what its session is stored under."""
+    fresh = new_id()
+    digest = digest_of(fresh)
+    assert digest is not None
+    return fresh, digest
+
+
+def _as_it_is(data: Any) -> Any:
+    return data
 
 
 def _now_ms() -> int:

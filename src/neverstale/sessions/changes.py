@@ -18,7 +18,7 @@ import msgspec
 from neverstale.core.commands import Flow, Wall
 from neverstale.errors import InvalidationError
 
-from .model import UNCHANGED, Rules, Session, SessionInfo, when
+from .model import UNCHANGED, Session, SessionInfo, Unchanged, when
 from .places import Attempt, Place
 
 __all__ = ["infos", "remove_named", "rotate", "touch", "update"]
@@ -78,13 +78,14 @@ def rotate(
     place: Place,
     digest: str,
     fresh: str,
-    user: Any,
-    data: Any,
+    user: str | Unchanged | None,
+    change: Callable[[Any], Any],
     device: str,
 ) -> Flow[tuple[Session[Any], InvalidationError | None] | None]:
-    """Give a session another id; what is given for it replaces its user and data.
+    """Give a session another id; the old one keeps the data that it had.
 
-    Giving the user is a log-in, and begins the absolute lifetime anew.
+    Giving the user is a log-in, and begins the absolute lifetime anew. `change` may run several times, and makes the
+    new data, of a copy of its own.
 
     Returns:
         The new session, and what could not be invalidated of the old one; None if there is none that may be replaced.
@@ -95,7 +96,7 @@ def rotate(
         held = yield from place.load(digest)
         if held is None or held.session.superseded or not rules.alive(held.session, now):
             return None
-        new = _successor(rules, held.session, fresh, user, data, device, now)
+        new = _successor(place, held.session, fresh, user, change, device, now)
         old = rules.superseded(held.session, now, (*held.session.kin[:1], fresh))
         if (yield from place.rotate(held, old, new)):
             try:
@@ -107,16 +108,18 @@ def rotate(
 
 
 def _successor(
-    rules: Rules, old: Session[Any], digest: str, user: Any, data: Any, device: str, now: int
+    place: Place,
+    old: Session[Any],
+    digest: str,
+    user: str | Unchanged | None,
+    change: Callable[[Any], Any],
+    device: str,
+    now: int,
 ) -> Session[Any]:
-    new: Session[Any] = rules.begin(
-        digest,
-        old.family,
-        old.data if data is UNCHANGED else data,
-        old.user if user is UNCHANGED else user,
-        device or old.device,
-        now,
-    )
+    # A change may be made in place, and must not reach the old one.
+    data = change(place.frame.sealed(old).value.data)
+    owner = old.user if user is UNCHANGED else user
+    new: Session[Any] = place.frame.rules.begin(digest, old.family, data, owner, device or old.device, now)
     if user is UNCHANGED:
         new = msgspec.structs.replace(new, created_at=old.created_at, expires_at=old.expires_at)
     return msgspec.structs.replace(new, kin=(old.digest,))

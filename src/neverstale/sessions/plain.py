@@ -13,7 +13,7 @@ from neverstale.receipt import Receipt
 
 from . import changes
 from .base import ABSOLUTE, GRACE, IDLE, SEEN_EVERY, TTL, BaseSessions
-from .model import UNCHANGED, Issued, Session, SessionInfo, Unchanged, digest_of, new_id
+from .model import UNCHANGED, Issued, Session, SessionInfo, Unchanged, digest_of
 from .store import SessionStore
 
 __all__ = ["Sessions"]
@@ -110,10 +110,7 @@ class Sessions(BaseSessions[D]):
             RedisUnavailable: without a store: Redis did not take it.
             EncodingError: the data are not of the type.
         """
-        fresh = new_id()
-        digest = digest_of(fresh)
-        assert digest is not None
-        return Issued(fresh, self._run(self._create(digest, data, user, device)))
+        return self._run(self._new(data, user, device))
 
     def log_in(self, session_id: str | None, user: str, data: D, *, device: str = "") -> Issued[D]:
         """Give the client of this session another one, which is the user's; call it when the password was right.
@@ -124,16 +121,14 @@ class Sessions(BaseSessions[D]):
             RedisUnavailable: without a store: Redis did not take it.
             EncodingError: the data are not of the type.
         """
-        issued = self._run(self._rotate(session_id, user, data, device, create=True))
-        assert issued is not None
-        return issued
+        return self._run(self._log_in(session_id, user, data, device))
 
     def rotate(
         self,
         session_id: str,
         *,
         user: str | Unchanged | None = UNCHANGED,
-        data: D | Unchanged = UNCHANGED,
+        change: Callable[[D], D] | None = None,
         device: str = "",
     ) -> Issued[D] | None:
         """Give a session another id, at any rise of privilege; None if there is none that may be used.
@@ -141,14 +136,14 @@ class Sessions(BaseSessions[D]):
         Args:
             session_id: the old id.
             user: if given this is a log-in, and the absolute lifetime begins anew.
-            data: instead of what it had.
+            change: takes the data and returns those of the new id; the old one keeps what it had.
             device: what the client calls itself now.
 
         Raises:
             RedisUnavailable: without a store: Redis did not take it.
             EncodingError: the data are not of the type.
         """
-        return self._run(self._rotate(session_id, user, data, device, create=False))
+        return self._run(self._rotate(session_id, user, change, device))
 
     def destroy(self, session_id: str) -> bool:
         """Destroy a session at once, in every process; return whether there was one.
