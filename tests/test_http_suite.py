@@ -337,9 +337,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 class TestCommand:
-    def test_runs_a_suite_through_the_proxy(self, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """The suite's client asks its server by way of the proxy, and what it says is counted."""
-        assert main([str(checkout), "--cache", "none", "--json", "--compare"]) == 0
+    @pytest.mark.parametrize("cache", ["none", "neverstale"])
+    def test_runs_a_suite_through_the_proxy(
+        self, checkout: Path, cache: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The suite's client asks its server by way of the proxy and the cache, and what it says is counted."""
+        assert main([str(checkout), "--cache", cache, "--json", "--compare"]) == 0
         report = json.loads(capsys.readouterr().out)
         assert report["counts"] == {"required": {"pass": 1}, "optimal": {"fail": 1}, "check": {}}
         assert report["published"] == {"A 1": {"required": {"pass": 1}, "optimal": {"pass": 1}, "check": {}}}
