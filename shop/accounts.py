@@ -79,8 +79,11 @@ async def log_in(db: Database, email: str, password: str, *, old_token: str | No
 
     Raises `NotLoggedIn`, with the same words for a wrong address and a wrong password.
     """
+    address = _normal(email)
     async with db.read() as session:
-        user = await session.scalar(select(User).where(User.email == _normal(email)))
+        # Nobody's address has characters that cannot be printed, and some of them PostgreSQL refuses to compare.
+        known = address.isprintable()
+        user = await session.scalar(select(User).where(User.email == address)) if known else None
     if not await verify_password(user.password_hash if user else None, password) or user is None:
         raise NotLoggedIn("wrong e-mail address or password")
     token = _new_token()

@@ -39,7 +39,13 @@ def test_log_in_and_out(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("email", "password"),
-    [(ADMIN["email"], "wrong-password"), ("nobody@example.com", "wrong-password"), ("", ""), ("ada.", "!")],
+    [
+        (ADMIN["email"], "wrong-password"),
+        ("nobody@example.com", "wrong-password"),
+        ("", ""),
+        ("ada.", "!"),
+        ("\x00", "!"),
+    ],
 )
 def test_wrong_log_in(client: httpx.Client, email: str, password: str) -> None:
     """A wrong address and a wrong password are told the same, and get no cookie."""
