@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from .templating import price
 
@@ -165,7 +165,7 @@ def columns(
             '<span><i class="key average"></i>mean of {} days</span></p>'
         ).format(mean_of)
     return Markup(
-        '<div class="plot" data-chart="{title}"><svg class="over-time" width="100%" height="{height}" role="img" '
+        '<div class="plot timed" data-chart="{title}"><svg class="over-time" width="100%" height="{height}" role="img" '
         'aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{title}</title>'
         '<desc id="{name}-desc">{desc}</desc>{parts}</svg></div>{legend}'
     ).format(
@@ -214,19 +214,20 @@ def _marks(
     band = 100 / max(1, len(marks))
     width = min(band * (1 - _GAP), _WIDEST)
     for i, mark in enumerate(marks):
-        column = Markup("")
+        column = ""
         if not as_area and mark.cents:
             # Also a very small amount can be seen; a zero has nothing to see.
             y = min(_y(mark.cents, top), _TOP + _PLOT - 1.5)
-            column = Markup('<rect class="col" x="{}%" y="{}" width="{}%" height="{}"/>').format(
-                _short(i * band + (band - width) / 2), y, _short(width), round(_TOP + _PLOT - y, 1)
-            )
+            x, height = _short(i * band + (band - width) / 2), round(_TOP + _PLOT - y, 1)
+            column = f'<rect class="col" x="{x}%" y="{y}" width="{_short(width)}%" height="{height}"/>'
         words = mark.words
         if means and i >= mean_of - 1:
             words += f"\nMean of {mean_of} days: {price(round(means[i - mean_of + 1]))}"
+        # There may be a thousand: only the words are escaped, all else is numbers.
         yield Markup(
-            '<g class="datum"><rect class="hit" x="{}%" y="{}" width="{}%" height="{}"/>{}<title>{}</title></g>'
-        ).format(_short(i * band), _TOP, _short(band), _PLOT, column, words)
+            f'<g class="datum"><rect class="hit" x="{_short(i * band)}%" y="{_TOP}" width="{_short(band)}%" '
+            f'height="{_PLOT}"/>{column}<title>{escape(words)}</title></g>'
+        )
 
 
 def _area(cents: Sequence[int], means: Sequence[float], top: int) -> Markup:
