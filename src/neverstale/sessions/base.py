@@ -29,6 +29,7 @@ from .model import (
     digest_of,
     new_family,
     new_id,
+    tag_of,
 )
 from .places import Aside, Frame, Kept, Place, checked, invalidate, read_through, then
 from .secret import Keyring, SecretSealer
@@ -195,6 +196,7 @@ class BaseSessions(Generic[D]):
         return None if rotated is None else Issued(fresh, *rotated)
 
     def _log_in(self, session_id: str | None, user: str, data: D, device: str) -> Flow[Issued[D]]:
+        tag_of("", user)
         if session_id is not None:
             issued = yield from self._rotate(session_id, user, lambda _: data, device)
             if issued is not None:
@@ -202,11 +204,11 @@ class BaseSessions(Generic[D]):
         return (yield from self._new(data, user, device))
 
     def _infos(self, user: str, current: str | None) -> Flow[list[SessionInfo]]:
-        self._place.frame.tags(user)
+        tag_of("", user)
         return changes.infos(self._place, user, digest_of(current))
 
     def _remove_user(self, user: str, keep: str | None) -> Flow[int]:
-        self._place.frame.tags(user)
+        tag_of("", user)
         return self._place.remove_user(user, digest_of(keep))
 
     def _again(self, error: InvalidationError) -> Flow[Any]:

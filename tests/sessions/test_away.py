@@ -1,0 +1,105 @@
+"""Redis away: a store serves everybody, and what could not be invalidated says so; Redis alone serves nobody."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from neverstale.errors import InvalidationError, RedisUnavailable
+from neverstale.testing.servers import RedisServer, binaries
+from tests.behaviour.faces import Faces, Kind, open_faces
+from tests.sessions.conftest import SessionFace
+from tests.sessions.stores import MemoryStore
+
+pytestmark = pytest.mark.skipif(
+    "redis" not in binaries(), reason="no Redis server: apt-get install redis-server"
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "neverstale")
+
+
+@pytest.fixture(scope="module")
+def server_of_this_module() -> Iterator[RedisServer]:
+    with RedisServer.start(binaries()["redis"]) as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(server_of_this_module: RedisServer) -> RedisServer:
+    """A server that no other module uses: it may be killed."""
+    server_of_this_module.revive()
+    server_of_this_module.flush()
+    return server_of_this_module
+
+
+@pytest.fixture
+async def faces(kind: Kind, own_server: RedisServer) -> AsyncIterator[Faces]:
+    async with open_faces(kind, own_server.url) as made:
+        yield made
+
+
+async def test_with_a_store_nobody_is_logged_out(faces: Faces, own_server: RedisServer) -> None:
+    """Logging in, reading, visiting and listing work; what is destroyed or changed is, in the store."""
+    sessions = SessionFace(faces.make(patient_timeout=0.5), MemoryStore(), seen_every=0.001)
+    before = await sessions.log_in(None, "7", {"n": 1})
+    own_server.kill()
+    assert (await sessions.find(before.id, touch=True)).data == {"n": 1}
+    after = await sessions.log_in(before.id, "7", {"n": 2})
+    assert isinstance(after.owed, InvalidationError)
+    assert await sessions.get(after.id) == {"n": 2}
+    assert len(await sessions.of_user("7")) == 1
+    with pytest.raises(InvalidationError) as changed:
+        await sessions.set(after.id, {"n": 3})
+    assert (changed.value.kind, changed.value.names) == ("key", (after.session.digest,))
+    assert await sessions.get(after.id) == {"n": 3}
+    with pytest.raises(InvalidationError) as destroyed:
+        await sessions.destroy_all("7")
+    assert destroyed.value.kind == "tag"
+    assert not destroyed.value.names[0].endswith(":7")
+    assert await sessions.get(after.id) is None
+
+
+async def test_an_invalidation_is_made_up_for(faces: Faces, own_server: RedisServer) -> None:
+    """The error is all that it takes to do it again; until then a copy may be served by who reaches Redis."""
+    store = MemoryStore()
+    sessions = SessionFace(faces.make(patient_timeout=0.5), store)
+    other = SessionFace(faces.make(), store)
+    issued = await sessions.log_in(None, "7", {"n": 1})
+    await other.get(issued.id)
+    own_server.freeze()
+    errors: list[InvalidationError] = []
+    for destroying in (sessions.destroy(issued.id), sessions.destroy_all("7")):
+        with pytest.raises(InvalidationError) as caught:
+            await destroying
+        errors.append(caught.value)
+    own_server.thaw()
+    for error in errors:
+        receipt = await sessions.invalidate_again(error)
+        assert (receipt.kind, receipt.names) == (error.kind, error.names)
+    assert await other.get(issued.id) is None
+
+
+async def test_without_a_store_nobody_is_found(faces: Faces, own_server: RedisServer) -> None:
+    """Reading finds nobody, and whatever changes something raises."""
+    sessions = SessionFace(faces.make(timeout=0.1, patient_timeout=0.3), None)
+    issued = await sessions.log_in(None, "7", {"n": 1})
+    own_server.freeze()
+    assert await sessions.get(issued.id) is None
+    assert await sessions.find(issued.id, touch=True) is None
+    for changing in (
+        sessions.create({}),
+        sessions.log_in(issued.id, "7", {}),
+        sessions.rotate(issued.id),
+        sessions.set(issued.id, {}),
+        sessions.of_user("7"),
+    ):
+        with pytest.raises(RedisUnavailable):
+            await changing
+    for destroying in (sessions.destroy(issued.id), sessions.destroy_all("7", keep=issued.id)):
+        with pytest.raises(InvalidationError):
+            await destroying
