@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -21,13 +21,14 @@ from neverstale.config import Settings
 from neverstale.core.commands import Flow, Given
 from neverstale.core.keys import Keys, check_tags
 from neverstale.core.plan import Plan, Sealed
-from neverstale.core.policy import Memory, Seen, State, examine
+from neverstale.core.policy import FRESH, STALE, Memory, Seen, State, examine
 from neverstale.core.read import resolve
 from neverstale.core.store import store
 from neverstale.counters import Counters, CounterSnapshot
 from neverstale.drive.announce import Announcer
 from neverstale.errors import HeldOff, LoadTimeout, UsageError
 from neverstale.events import Events
+from neverstale.hot import Hot, gap
 from neverstale.lifetime import Lifetime
 from neverstale.limits import Limits
 from neverstale.receipt import Receipt
@@ -75,6 +76,7 @@ class Shared:
     announcer: Announcer
     memory: Memory
     counters: dict[str, Counters]
+    hot: Hot = field(default_factory=Hot)
 
 
 class BaseCache:
@@ -87,6 +89,7 @@ class BaseCache:
         self._memory = shared.memory
         self._keys = Keys(settings.namespace, settings.version, prefix)
         self._counters = shared.counters.setdefault(prefix, Counters())
+        self._until_sample = gap(prefix)
         self._sealer_of: Callable[[Any], ValueSealer] = lru_cache(1024)(self._make_sealer)
         # Typed: True is no number of seconds, though it equals 1.
         self._kept_lifetime: Callable[..., Lifetime] = lru_cache(1024, typed=True)(self._lifetime)
@@ -177,9 +180,24 @@ class BaseCache:
     def _names(self, entry: str, tags: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the tags whose stamps a read brings along, and everything it asks Redis for."""
         tags = self._memory.recall(entry, tags)
+        self._until_sample -= 1
+        if self._until_sample < 0:
+            self._sample(entry, tags)
         if not tags:
             return tags, (entry,)
         return tags, (entry, *map(self._keys.stamp, tags))
+
+    def _sample(self, entry: str, tags: tuple[str, ...]) -> None:
+        """Note one of many reads, for the table of what is asked for most."""
+        self._until_sample = gap(self.prefix)
+        self._shared.hot.note(self.prefix, entry[len(self._keys.head) :], tags)
+
+    def _sample_of(self, entries: Iterable[str]) -> None:
+        """The same for reads of several entries at once."""
+        for entry in entries:
+            self._until_sample -= 1
+            if self._until_sample < 0:
+                self._sample(entry, self._memory.recall(entry, ()))
 
     @staticmethod
     def _examine(tags: tuple[str, ...], replies: list[bytes | None], early: float = 0.0) -> Seen:
@@ -194,13 +212,13 @@ class BaseCache:
         """Return the value of what was seen, or MISS; counts which."""
         counters = self._counters
         state = seen.state
-        if seen.entry is not None and (state is State.FRESH or state is State.STALE):
+        if seen.entry is not None and (state is FRESH or state is STALE):
             try:
                 value = sealer.open(seen.entry)
             except Undecodable:
                 counters.decode_errors += 1
             else:
-                if state is State.FRESH:
+                if state is FRESH:
                     counters.hits += 1
                 else:
                     counters.stale_hits += 1

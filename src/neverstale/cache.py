@@ -13,7 +13,7 @@ from neverstale.core import commands as c
 from neverstale.core import lease
 from neverstale.core.keys import Keys
 from neverstale.core.patterns import invalidate_keys, invalidate_pattern
-from neverstale.core.policy import Memory, Seen, State
+from neverstale.core.policy import STALE, UNSURE, Memory, Seen
 from neverstale.core.read import read_many
 from neverstale.core.tags import invalidate_tags
 from neverstale.decorate import Cached, CallOptions
@@ -154,6 +154,7 @@ class Cache(BaseCache):
         names = self._entries(keys)
         if not names:
             return {}
+        self._sample_of(names.values())
         try:
             flow = read_many(tuple(names.values()), self._keys, self._memory)
             found = self._driver.run(flow, self._counters)
@@ -365,7 +366,7 @@ class Cache(BaseCache):
     def _look(self, entry: str, tags: tuple[str, ...], early: float = 0.0) -> Seen:
         tags, names = self._names(entry, tags)
         seen = self._examine(tags, self._driver.fetch(names, self._counters), early)
-        if seen.state is State.UNSURE:
+        if seen.state is UNSURE:
             seen = self._driver.run(self._resolve(entry, seen), self._counters)
         return seen
 
@@ -395,7 +396,7 @@ class Cache(BaseCache):
         else:
             value = self._open(seen, sealer)
             if value is not MISS:
-                if seen.state is State.STALE:
+                if seen.state is STALE:
                     self._renew(key, load, life, tags, sealer, Found(value, seen), limits)
                 return value
             seen = self._missed(seen)

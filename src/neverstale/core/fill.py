@@ -105,8 +105,7 @@ def share(plan: Plan, outcome: Outcome) -> Given | None:
 
 def _load(plan: Plan, counters: Counters, lease: float = 0.0) -> Flow[tuple[Loaded, Sealed | None]]:
     loaded = yield from Load(plan.loader, plan.entry, lease)
-    counters.loads += 1
-    counters.load_seconds += loaded.seconds
+    counters.count_load(loaded.seconds)
     if loaded.error is not None:
         counters.load_errors += 1
         return loaded, None

@@ -15,7 +15,7 @@ from neverstale.lifetime import DAY_MS
 
 from .entry import HEAD, Entry, parse
 
-__all__ = ["Memory", "Seen", "State", "examine", "tag_ttl", "valid"]
+__all__ = ["FRESH", "STALE", "UNSURE", "Memory", "Seen", "State", "examine", "tag_ttl", "valid"]
 
 #: How much longer than its entries a tag lives: what may pass between reading a stamp and the fill, beside the load.
 _SLACK_MS: Final = 60_000
@@ -33,6 +33,12 @@ class State(enum.Enum):
     INVALID = "invalid"  # a value that must not be served
     ABSENT = "absent"  # nothing, or nothing of ours
     UNSURE = "unsure"  # a value with tags whose stamps were not brought along
+
+
+#: The states of a hit, as constants: to look a member up in its Enum takes 60 ns in Python 3.11, several times a hit.
+FRESH: Final = State.FRESH
+STALE: Final = State.STALE
+UNSURE: Final = State.UNSURE
 
 
 class Seen(NamedTuple):
@@ -80,19 +86,19 @@ def examine(
         return Seen(State.ABSENT, None, known, raw)
     if entry.is_lease:
         return Seen(State.LEASED, entry, known, raw)
-    state = State.FRESH
+    state = FRESH
     for tag, stamp in entry.stamps:
         if tag not in known:
             return Seen(State.UNSURE, entry, known, raw)
         if known[tag] != stamp:
             if not _is_before(stamp, known[tag]):
                 return Seen(State.INVALID, entry, known, raw)
-            state = State.STALE
+            state = STALE
     if entry.soft_at:
         if entry.hard_at and entry.hard_at <= now_ms:
             state = State.EXPIRED
         elif entry.soft_at <= now_ms + early * entry.cost / 1000:
-            state = State.STALE
+            state = STALE
     return Seen(state, entry, known, raw)
 
 

@@ -19,11 +19,12 @@ import os
 import random
 import time
 import weakref
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from neverstale.core import commands as c
-from neverstale.counters import Counters
+from neverstale.counters import REDIS_BOUNDS, Counters
 from neverstale.errors import LoadTimeout, RedisUnavailable
 from neverstale.flight import Flight, Flights
 from neverstale.loading import collecting
@@ -121,7 +122,9 @@ class AsyncDriver:
             counters.errors += 1
             raise unavailable(error) from error
         finally:
-            counters.redis_seconds += time.perf_counter() - began
+            took = time.perf_counter() - began
+            counters.redis_seconds += took
+            counters.redis_times[bisect_left(REDIS_BOUNDS, took)] += 1
 
     def _heat(self) -> Callable[[tuple[str, ...]], Awaitable[list[bytes | None]]]:
         """Remember how the running loop reads, so that a hit need not look it up."""

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,7 +42,7 @@ from neverstale.core.commands import (
     Wall,
 )
 from neverstale.core.keys import check_tags
-from neverstale.counters import Counters
+from neverstale.counters import REDIS_BOUNDS, Counters
 from neverstale.errors import RedisUnavailable, UsageError
 from neverstale.events import ConnectionEvent
 from neverstale.flight import Flight, Flights
@@ -270,7 +271,9 @@ def asked(counters: Counters, connections: Connections | AsyncConnections) -> Ge
         counters.errors += 1
         raise unavailable(error) from error
     finally:
-        counters.redis_seconds += time.perf_counter() - began
+        took = time.perf_counter() - began
+        counters.redis_seconds += took
+        counters.redis_times[bisect_left(REDIS_BOUNDS, took)] += 1
 
 
 def loaded(

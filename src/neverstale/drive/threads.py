@@ -17,12 +17,13 @@ import os
 import random
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from neverstale.core import commands as c
-from neverstale.counters import Counters
+from neverstale.counters import REDIS_BOUNDS, Counters
 from neverstale.errors import LoadTimeout, RedisUnavailable, UsageError
 from neverstale.flight import Flight, Flights
 from neverstale.loading import collecting
@@ -132,7 +133,9 @@ class ThreadDriver:
             counters.errors += 1
             raise unavailable(error) from error
         finally:
-            counters.redis_seconds += time.perf_counter() - began
+            took = time.perf_counter() - began
+            counters.redis_seconds += took
+            counters.redis_times[bisect_left(REDIS_BOUNDS, took)] += 1
 
     def run(self, flow: c.Flow[T], counters: Counters, *, patient: bool = False) -> T:
         """Run a flow to its end; raises what the flow raises."""
