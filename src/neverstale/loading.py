@@ -24,7 +24,7 @@ from typing import Any, Final
 from neverstale.errors import UsageError
 from neverstale.lifetime import Lifetime
 
-__all__ = ["Answer", "Collector", "add_tags", "collecting"]
+__all__ = ["Answer", "Collector", "Tally", "add_tags", "collecting", "tallying"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,33 @@ def add_tags(*tags: str) -> None:
             collector.add(str.__str__(tag))
 
 
+@dataclass(slots=True)
+class Tally:
+    """How many loads were begun."""
+
+    loads: int = 0
+
+
+_tally: Final[ContextVar[Tally | None]] = ContextVar("neverstale_tally", default=None)
+
+
+@contextlib.contextmanager
+def tallying() -> Iterator[Tally]:
+    """Count the loads that are begun by what runs in the `with` block, in its tasks and its copies of the context."""
+    tally = Tally()
+    token = _tally.set(tally)
+    try:
+        yield tally
+    finally:
+        _tally.reset(token)
+
+
 @contextlib.contextmanager
 def collecting() -> Iterator[Collector]:
     """Collect the tags that are named until the end of the `with` block, by this load and not by loads inside of it."""
+    tally = _tally.get()
+    if tally is not None:
+        tally.loads += 1
     collector = Collector()
     token = _current.set(collector)
     try:
