@@ -5,8 +5,8 @@
 - Percent-encoding: `%41` is `A`, `%2f` is `%2F`, a `%` that begins no encoding is `%25`. Only an encoded slash in the
   path stays apart from a slash.
 - The order of parameters of different names. Those of one name keep theirs: `a=1&a=2` is not `a=2&a=1`.
-- In the query: `+` is `%20`; `a` is `a=`; an empty parameter (`a=1&&b=2`) is none; an empty query is no query. So do all
-  ASGI frameworks read it.
+- In the query: `+` is `%20`; `a` is `a=`; an empty parameter (`a=1&&b=2`) is none; an empty query is no query. So do
+  all ASGI frameworks read it.
 - HEAD is GET. Parameters that were named to be ignored are left out.
 
 Bytes that are no UTF-8 stay what they are. Nothing that is encoded in a key needs to be escaped in a pattern.
@@ -25,8 +25,8 @@ from neverstale.errors import UsageError
 
 __all__ = ["Ignored", "answer_key", "origin_of", "request_key", "variant_key"]
 
-#: Left as they are: unreserved characters, and those that are easier to read so. No `%`, `#`, `|` (they separate parts
-#: of keys), none that a glob knows.
+#: Left as they are: unreserved characters, and those that are easier to read so. No `%`, `#`, `|` (they separate
+#: parts of keys), none that a glob knows.
 _PATH_SAFE: Final = "!$&'()+,:;=@~-._"
 _QUERY_SAFE: Final = "!$'(),/:;@~-._"
 #: So many keys are remembered, each made of at most so many bytes: at worst 2 MB, and most of the traffic.

@@ -1,7 +1,7 @@
 """Rules: what an application says about its own routes, instead of the headers of their answers.
 
-A rule says how long answers live here, by which tags they are invalidated, and to whom they may be given. What only the
-handler can know wins over it: `no-store`, `private`, `no-cache`, `Set-Cookie`, `Vary: *` are never stored.
+A rule says how long answers live here, by which tags they are invalidated, and to whom they may be given. What only
+the handler can know wins over it: `no-store`, `private`, `no-cache`, `Set-Cookie`, `Vary: *` are never stored.
 """
 
 from __future__ import annotations
@@ -47,16 +47,18 @@ class Options:
     """What a rule or a decorated endpoint says; all spans in seconds.
 
     Args:
-        ttl: how long an answer may be served; at most a day. Stronger than `max-age`, which is meant for clients; a shorter
-            `s-maxage` of an answer is stronger than this.
+        ttl: how long an answer may be served; at most a day. Stronger than `max-age`, which is meant for clients; a
+            shorter `s-maxage` of an answer is stronger than this.
         soft_ttl: from then on it is served, and renewed in the background.
-        stale_if_error: so long after `ttl` it is served if the handler fails: raises, or answers 500, 502, 503 or 504.
-        tags: invalidating one of them invalidates the answer; `{id}` stands for what the path says there. For a number
-            write the path as `{id:int}`, for a UUID `{id:uuid}`: `/7` and `/007` then have the same tag. Where the path
-            says `{id}` only, an odd way to write a number or UUID passes by the cache; `{id:str}` takes every text as it is.
+        stale_if_error: so long after `ttl` it is served if the handler fails: raises, or answers 500, 502, 503 or
+            504.
+        tags: invalidating one of them invalidates the answer; `{id}` stands for what the path says there. For a
+            number write the path as `{id:int}`, for a UUID `{id:uuid}`: `/7` and `/007` then have the same tag.
+            Where the path says `{id}` only, an odd way to write a number or UUID passes by the cache; `{id:str}`
+            takes every text as it is.
         public: an answer is the same for everybody: also for requests with cookies or `Authorization`.
-        per_user: a function of the ASGI scope that says whose the answer is; nobody else is given it. A request of nobody
-            (None) passes by the cache.
+        per_user: a function of the ASGI scope that says whose the answer is; nobody else is given it. A request of
+            nobody (None) passes by the cache.
         vary: names of request headers that make a difference, beside what the answers' own `Vary` says.
         ignore: names of parameters that make none: `utm_*`.
         statuses: which answers are stored.
@@ -116,9 +118,10 @@ class Rule(Options):
     """What is cached of a path, or invalidated by it.
 
     Args:
-        path: `/api/products/{id}`: `{id}` is one part (`{id:int}`, `{id:uuid}`, `{id:str}`), `{rest:path}` all that is left.
-        invalidates: tags that are invalidated when a request that changes something (POST, PUT, PATCH, DELETE, ...) has
-            succeeded here, before its client hears of it.
+        path: `/api/products/{id}`: `{id}` is one part (`{id:int}`, `{id:uuid}`, `{id:str}`), `{rest:path}` all that
+            is left.
+        invalidates: tags that are invalidated when a request that changes something (POST, PUT, PATCH, DELETE, ...)
+            has succeeded here, before its client hears of it.
         invalidates_target: so is what is stored of the very URL that the request went to.
         options: as `Options`. Without a `ttl` nothing is stored.
 

@@ -50,10 +50,7 @@ def judge(stored: Stored, request: Request, now_ms: int, *, obey: bool, owner: b
     flags = stored.flags
     if stored.owner != owner:
         return Use.CLOSED
-    if not owner and (
-        (request.authorized and not flags & Flag.TO_AUTHORIZED)
-        or (request.session and not flags & Flag.TO_SESSIONS)
-    ):
+    if (request.session or request.authorized) and not owner and not flags & Flag.FOR_ALL:
         return Use.CLOSED
     if flags & Flag.VALIDATE:
         return Use.VALIDATE

@@ -28,15 +28,15 @@ class Flag(IntFlag):
     VALIDATE = 2
     #: Never to be served stale by a cache's own decision (`must-revalidate`, `proxy-revalidate`, `s-maxage`).
     STRICT = 4
-    #: May be given to requests with `Authorization`, to requests with a session.
-    TO_AUTHORIZED = 8
-    TO_SESSIONS = 16
+    #: Explicitly for everybody: also for requests with `Authorization` or a session.
+    FOR_ALL = 8
     #: `ETag` or `Last-Modified` were made here: the handler does not know them.
-    MADE_ETAG = 32
-    MADE_DATE = 64
+    MADE_ETAG = 16
+    MADE_DATE = 32
 
 
-# Not a dataclass: on the way of every hit, msgspec's Structs decode in a third of the time, and cost no garbage collection.
+# Not a dataclass: on the way of every hit, msgspec's Structs decode in a third of the time, and cost no garbage
+# collection.
 class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One answer.
 
@@ -45,7 +45,8 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
         flags: see `Flag`.
         status, headers, body: as the handler gave them, without what may not be stored.
         born_ms: when it was made, in milliseconds since 1970: its age counts from there.
-        fresh_ms: so long after that it is fresh; then `stale_ms` (stale-while-revalidate) and `error_ms` (stale-if-error).
+        fresh_ms: so long after that it is fresh; then `stale_ms` (stale-while-revalidate) and `error_ms`
+            (stale-if-error).
         vary: names of the request headers that it was selected by, and the digest of their values.
         selected: that digest; empty without `vary`.
         owner: digest of the user whose it is; empty if it is nobody's.

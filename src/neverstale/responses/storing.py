@@ -1,8 +1,8 @@
-"""What of an answer may be stored, and how long it lives: RFC 9111 sections 3 and 4.2, as a shared cache of the origin.
+"""What of an answer may be stored, and how long it lives: RFC 9111 sections 3 and 4.2, as a cache of the origin.
 
-Either by the headers of the answer alone (`by_headers`), or by a rule of the application (`by_rule`). Both give a `Keep`,
-or None for what may not be stored. Nothing is stored that sets a cookie, whatever else it says: a session of one must
-never become that of another.
+Either by the headers of the answer alone (`by_headers`), or by a rule of the application (`by_rule`). Both give a
+`Keep`, or None for what may not be stored. Nothing is stored that sets a cookie, whatever else it says: a session of
+one must never become that of another.
 """
 
 from __future__ import annotations
@@ -25,21 +25,40 @@ __all__ = ["FAILURES", "HeaderPolicy", "Keep", "by_headers", "by_rule", "make", 
 FAILURES: Final = frozenset((500, 502, 503, 504))
 #: Status codes whose meaning for caches is known here (RFC 9110 section 15, RFC 6585, 7538, 7725, 8297).
 _UNDERSTOOD: Final = frozenset(
-    (200, 203, 204, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 408, 409, 410)
-    + (411, 413, 414, 415, 416, 417, 421, 422, 426, 429, 431, 451, 500, 501, 502, 503, 504, 505)
+    (
+        *(200, 203, 204, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 408, 409, 410, 411),
+        *(413, 414, 415, 416, 417, 421, 422, 426, 429, 431, 451, 500, 501, 502, 503, 504, 505),
+    )
 )
 #: RFC 9110 section 15.1.
 _HEURISTIC: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
 #: The usual part of the time since the last modification (RFC 9111 section 4.2.2).
 _HEURISTIC_PART: Final = 0.1
-#: Of one connection, or of the hop before (RFC 9111 section 3.1, RFC 9110 section 7.6.1); `Warning` is obsolete.
+#: Of one connection, or of the hop before (RFC 9111 section 3.1, RFC 9110 section 7.6.1); `Warning` is obsolete, and
+#: what `Cache-Tag` says is for this cache alone.
 _NEVER_STORED: Final = frozenset(
-    (b"age", b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authentication-info")
-    + (b"proxy-authorization", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"warning")
+    (
+        b"age",
+        b"cache-tag",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"transfer-encoding",
+        b"upgrade",
+        b"warning",
+    )
 )
 #: What a 304 does not change, because the stored body is not its own (RFC 9111 section 3.2).
 _OF_THE_BODY: Final = frozenset((b"content-encoding", b"content-length", b"content-range", b"content-type"))
-_TARGETED = re.compile(r'[a-z*][a-z0-9_.*-]*(?:=(?:-?\d+|[A-Za-z*][^\s",;()]*|"(?:[^"\\]|\\.)*"))?(?:;.*)?\Z')
+#: One member of a dictionary (RFC 8941 section 3.2); what counts seconds is a number, and no text.
+_TARGETED = re.compile(
+    r"(?!(?:max-age|s-maxage|stale-while-revalidate|stale-if-error)(?!=\d))"
+    r'[a-z*][a-z0-9_.*-]*(?:=(?:-?\d+|[A-Za-z*][^\s",;()]*|"(?:[^"\\]|\\.)*"))?(?:;.*)?\Z'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +114,12 @@ def by_headers(
     vary = _storable(status, headers, control)
     if vary is None:
         return None
-    explicit = "public" in control or "s-maxage" in control
-    if request.session and not explicit:
+    # RFC 9111 section 3.5 would take must-revalidate for such a word, too; but who writes it on the page of a user
+    # means no such thing.
+    for_all = "public" in control or "s-maxage" in control
+    if (request.session or request.authorized) and not for_all:
         return None
-    if request.authorized and not explicit and "must-revalidate" not in control:
-        return None
-    flags = Flag.NONE
-    if explicit:
-        flags |= Flag.TO_SESSIONS | Flag.TO_AUTHORIZED
-    elif "must-revalidate" in control:
-        flags |= Flag.TO_AUTHORIZED
+    flags = Flag.FOR_ALL if for_all else Flag.NONE
     validate = "no-cache" in control and control["no-cache"] is None
     if validate:
         flags |= Flag.VALIDATE
@@ -154,7 +169,7 @@ def by_rule(status: int, headers: Headers, options: Options, asked_ms: int, now_
         most = (seconds(control["s-maxage"]) or 0) * 1000
         fresh = min(life.fresh_ms, most)
         life = Lifetime(fresh, min(life.stale_ms, most - fresh), life.kept_ms)
-    flags = Flag.TO_AUTHORIZED | Flag.TO_SESSIONS if options.public else Flag.NONE
+    flags = Flag.FOR_ALL if options.public else Flag.NONE
     vary = tuple(sorted({*vary, *options.vary_names}))
     born_ms = asked_ms - age_of(headers) * 1000
     return _keep(flags, born_ms, now_ms, life, vary, _without(headers, control), 0, useless=False)

@@ -2,14 +2,14 @@
 
 What is decided is in `neverstale.responses`; this asks the cache and the application, in this order:
 
-1. Is it a GET or HEAD that a rule, a marked endpoint or (without rules) its answer's own headers may make cacheable? If
-   not, it goes to the application untouched. What changes something invalidates.
-2. Look: the base entry of the request's key, in one round trip. Where answers differ by request headers or by user, the
-   base leads to the entry of this variant. Its key has the base's random id in it: whatever deletes the base makes
+1. Is it a GET or HEAD that a rule, a marked endpoint or (without rules) its answer's own headers may make cacheable?
+   If not, it goes to the application untouched. What changes something invalidates.
+2. Look: the base entry of the request's key, in one round trip. Where answers differ by request headers or by user,
+   the base leads to the entry of this variant. Its key has the base's random id in it: whatever deletes the base makes
    all variants unreachable.
 3. A usable answer is given, perhaps as 304, perhaps renewed in the background.
-4. Else the application is asked, under the lease of that entry: once for all who wait (`run`). Whoever gets the answer
-   that another has caused looks whether it is for them: headers, user, session. If not, they ask for themselves.
+4. Else the application is asked, under the lease of that entry: once for all who wait (`run`). Whoever gets the
+   answer that another has caused looks whether it is for them: headers, user, session. If not, they ask for themselves.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from neverstale.responses.serving import (
     said,
     validators,
 )
+from neverstale.responses.stored import Flag, Stored, StoredSealer, new_ident
 from neverstale.responses.storing import (
     FAILURES,
     HeaderPolicy,
@@ -55,7 +56,6 @@ from neverstale.responses.storing import (
     merge,
     tags_in,
 )
-from neverstale.responses.stored import Flag, Stored, StoredSealer, new_ident
 
 from .changes import Owed
 from .routes import Marked, cache_response
@@ -98,33 +98,35 @@ class _Call:
 class ResponseCacheMiddleware:
     """Cache the answers of an ASGI application in Redis.
 
-    With rules, paths without one are not touched; endpoints marked by `cache_response` are found by themselves. Without
-    rules, whatever the headers of an answer make cacheable is cached (RFC 9111), and nothing else.
+    With rules, paths without one are not touched; endpoints marked by `cache_response` are found by themselves.
+    Without rules, whatever the headers of an answer make cacheable is cached (RFC 9111), and nothing else.
 
-    Never stored, and never served across users: answers that set cookies; to requests with `Authorization` or a session,
-    unless a rule says `public` or `per_user` or (without rules) the answer's `Cache-Control` does.
+    Never stored, and never served across users: answers that set cookies; to requests with `Authorization` or a
+    session, unless a rule says `public` or `per_user` or (without rules) the answer's `Cache-Control` does.
 
     Redis away or slow costs a request milliseconds: it goes to the handler.
 
     Args:
         app: the application.
-        cache: a cache, or a function of the ASGI scope that returns one, or None for a request that is not to be cached.
+        cache: a cache, or a function of the ASGI scope that returns one, or None for a request that is not to be
+            cached.
         rules: what is cached; None: what the answers' own headers say.
         prefix: of the keys.
         name: stands in `Cache-Status`; empty: none is sent.
         session_cookies: names of the cookies that make a session. None: any cookie does.
-        ignore_reload: whether a client's `no-cache`, `no-store` and `max-age` count for nothing: they are a way to have
-            handlers run again and again.
-        host_in_key: whether scheme and host are part of keys. None: without rules. With rules, answers must not depend on the
-            host that a client names (or a rule has vary=["host"]): see docs/responses.md.
+        ignore_reload: whether a client's `no-cache`, `no-store` and `max-age` count for nothing: they are a way to
+            have handlers run again and again.
+        host_in_key: whether scheme and host are part of keys. None: without rules. With rules, answers must not
+            depend on the host that a client names (or a rule has vary=["host"]): see docs/responses.md.
         max_body_bytes: larger ones are not stored. 1 MB: larger answers are files, which are better served otherwise.
         validators: whether `ETag` and `Last-Modified` are made for answers that have none.
-        heuristics: without rules: whether an answer that says nothing is fresh for a tenth of the time since it changed.
+        heuristics: without rules: whether an answer that says nothing is fresh for a tenth of the time since it
+            changed.
         keep: without rules: seconds past its time that an answer is kept that its handler can validate.
-        stale_if_error: without rules: seconds past its time that an answer is served if the handler fails, where the answer
-            itself says nothing of it.
-        targeted: without rules: header fields stronger than `Cache-Control`, the strongest first (RFC 9213): this cache acts
-            for the origin, as a CDN does.
+        stale_if_error: without rules: seconds past its time that an answer is served if the handler fails, where the
+            answer itself says nothing of it.
+        targeted: without rules: header fields stronger than `Cache-Control`, the strongest first (RFC 9213): this
+            cache acts for the origin, as a CDN does.
         uncacheable_for: seconds for which nobody waits for an answer that could not be stored the last time.
 
     Raises:
@@ -373,7 +375,7 @@ class ResponseCacheMiddleware:
         loading = asyncio.ensure_future(
             cache._load(
                 key,
-                self._loader(call, key, ident, stored, client, fallback),
+                self._loader(call, key, ident, found, stored, client, fallback),
                 Lifetime(1),
                 call.tags,
                 sealer,
@@ -429,7 +431,14 @@ class ResponseCacheMiddleware:
             await self._bypass(call.scope, call.receive, call.send, why)
 
     def _loader(
-        self, call: _Call, key: str, ident: str, stored: Stored | None, client: Client | None, fallback: bool
+        self,
+        call: _Call,
+        key: str,
+        ident: str,
+        found: Found,
+        stored: Stored | None,
+        client: Client | None,
+        fallback: bool,
     ) -> Callable[[], Any]:
         """Return what asks the handler and makes of its answer what is stored."""
         scope, asked = self._shared_scope(call.scope, stored)
@@ -454,12 +463,15 @@ class ResponseCacheMiddleware:
             whole = await run.collect()
             now = _now_ms()
             headers = run.headers
+            names = tags_in(headers)
             if whole and stored is not None and asked and run.status == 304:
                 headers = merge(stored, run.headers)
                 run.status, run.headers, run._chunks = stored.status, headers, [stored.body]
                 keep = self._judge(run.status, headers, call, began)
-            names = _tags_of(headers, key) if whole and keep is not None else None
-            if not whole or keep is None or names is None:
+                # The answer is the old one: what has made that invalid makes it so still.
+                if found.seen is not None and found.seen.entry is not None:
+                    names += tuple(tag for tag, _ in found.seen.entry.stamps)
+            if not whole or keep is None or not _are_tags(names, key):
                 self._note_unkept((key, call.request.session or call.request.authorized))
                 return Answer(None, keep=False, forget=run.status not in FAILURES)
             made = make(
@@ -486,7 +498,7 @@ class ResponseCacheMiddleware:
         return by_rule(status, headers, call.options, began, now)
 
     def _shared_scope(self, scope: Scope, stored: Stored | None) -> tuple[Scope, bool]:
-        """Return the request as a run is given it that several may share, and whether it only asks if something holds."""
+        """Return the request for a run that several may share, and whether it only asks if something still holds."""
         headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_ASKED]
         conditions = [] if stored is None else validators(stored)
         extensions = {
@@ -504,7 +516,7 @@ class ResponseCacheMiddleware:
 
     def _renew(self, call: _Call, sealer: StoredSealer, key: str, found: Found, stored: Stored) -> None:
         """Have an answer renewed in the background, while it is served."""
-        load = self._loader(call, key, stored.ident, stored, None, True)
+        load = self._loader(call, key, stored.ident, found, stored, None, True)
         call.cache._renew(key, load, Lifetime(1), call.tags, sealer, found)
 
     def _is_unkept(self, key: tuple[str, bool]) -> bool:
@@ -688,14 +700,14 @@ def _digest(stored: Stored, request: Request) -> bytes:
     return b"vary:" + b",".join(stored.vary) + b":" + selected(request.headers, stored.vary)
 
 
-def _tags_of(headers: Headers, key: str) -> tuple[str, ...] | None:
-    """Return the tags that the handler names; None, if these cannot be tags: then nothing would invalidate it."""
-    names = tags_in(headers)
+def _are_tags(names: tuple[str, ...], key: str) -> bool:
+    """Return whether these can be tags: an answer with others is not stored, for nothing would invalidate it."""
     try:
-        return check_tags(names)
+        check_tags(names)
     except UsageError as error:
         log.warning("the answer to %r is not stored: Cache-Tag: %s", key, error)
-        return None
+        return False
+    return True
 
 
 def _seen(task: asyncio.Future[Any]) -> None:

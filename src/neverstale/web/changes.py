@@ -1,9 +1,9 @@
 """What a request that changes something invalidates, before its client is told that it worked.
 
-If Redis cannot be reached just then, the change has been made nevertheless, and an error would make the client repeat it. So
-the answer goes out as it is, with a word in `Cache-Status`; the failure is logged as an error, and the invalidation is
-repeated in the background until it works. (While Redis is away nobody reads old entries either: reads go to the
-handlers.) A process that dies before that leaves what is stored to its TTL.
+If Redis cannot be reached just then, the change has been made nevertheless, and an error would make the client
+repeat it. So the answer goes out as it is, with a word in `Cache-Status`; the failure is logged as an error, and the
+invalidation is repeated in the background until it works. (While Redis is away nobody reads old entries either:
+reads go to the handlers.) A process that dies before that leaves what is stored to its TTL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ __all__ = ["Owed"]
 
 log = logging.getLogger("neverstale.web")
 
-#: Redis comes back after a restart in less than a second, or after minutes: in between, a try each second costs nothing.
+#: Redis comes back after a restart in less than a second, or after minutes: in between, a try each second costs
+#: nothing.
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 #: More than this is owed only after a long outage; then the oldest are given up, and logged.

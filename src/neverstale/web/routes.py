@@ -1,7 +1,8 @@
 """Endpoints that say by themselves how they are cached, and finding the one that a request will reach.
 
-The application's own routes are asked, in their own order: what a route that is not marked takes is never touched, whatever
-stands behind it. Nothing is imported for that; routes of Starlette and FastAPI are known by what they can do.
+The application's own routes are asked, in their own order: what a route that is not marked takes is never touched,
+whatever stands behind it. Nothing is imported for that; routes of Starlette and FastAPI are known by what they can
+do.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def cache_response(**options: Any) -> Callable[[F], F]:
     Put it next to the function, under the decorator of the route.
 
     Args:
-        options: as `neverstale.responses.rules.Options`: `ttl`, `tags`, `public`, ...; `{id}` in a tag is the route's.
+        options: as `neverstale.responses.rules.Options`: `ttl`, `tags`, `public`, ...; `{id}` in a tag is the
+            route's.
 
     Raises:
         UsageError: an option is wrong, or there is no `ttl`.

@@ -3,9 +3,9 @@
 Rules:
 - The handler is given the request, but nobody's connection: an empty body, and no news of a client who leaves. Who it
   runs for may go; who waits for its answer must not be harmed by that.
-- Its answer is collected. As soon as it turns out that it will not be stored (its headers say so, or it grows too long),
-  the run belongs to the one client who caused it: what was collected is handed on, then every piece as it comes, as fast as
-  the client takes it, and the client's leaving is told to the handler.
+- Its answer is collected. As soon as it turns out that it will not be stored (its headers say so, or it grows too
+  long), the run belongs to the one client who caused it: what was collected is handed on, then every piece as it comes,
+  as fast as the client takes it, and the client's leaving is told to the handler.
 - An answer in pieces without a length is a stream: its client is given each piece at once, while they are collected.
 """
 
@@ -127,7 +127,7 @@ class Run:
             error = cancelled
             if not self._decided.done():
                 self._decided.cancel()
-        except BaseException as raised:  # noqa: BLE001 - handed on to whoever waits, as it is
+        except BaseException as raised:
             error = raised
             if not self._decided.done():
                 self._decided.set_exception(raised)
