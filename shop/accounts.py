@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
+from . import caching
 from .db import Database
 from .errors import Conflict, NotLoggedIn
 from .models import AuthSession, User, utc_now
@@ -95,17 +96,19 @@ async def log_in(db: Database, email: str, password: str, *, old_token: str | No
     return LogIn(_account(user), token)
 
 
-async def register(db: Database, email: str, name: str, password: str, *, device: str) -> LogIn:
+async def register(shop: Shop, email: str, name: str, password: str, *, device: str) -> LogIn:
     """Make an account and log in. Raises `Conflict` when the address has one."""
     user = User(email=_normal(email), name=name, password_hash=await hash_password(password), is_admin=False)
     token = _new_token()
     try:
-        async with db.write() as session:
+        async with shop.db.write() as session:
             session.add(user)
             await session.flush()
             session.add(_session(user.id, token, device))
     except IntegrityError:
         raise Conflict("this e-mail address has an account already") from None
+    # Invalidates: the number of customers on the dashboard.
+    await shop.catalog.forget(caching.USERS)
     return LogIn(_account(user), token)
 
 

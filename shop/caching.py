@@ -7,13 +7,18 @@
 | `product:<id>` | a product's page, or that there is none | `product:<id>` |
 | `popular:<category>` | what is popular in a category | `category:<id>` |
 | `categories` | the categories with their counts | `categories` |
+| `stats` | the dashboard's figures | `orders`, `products`, `reviews`, `users` |
+| `sales:<from>:<to>:<by>` | a sales report that includes the running day | `orders`; by product: `deletions` |
+| `sales:<from>:<to>:<by>` | one of days that are over | `past-orders`; by product: `deletions` |
 
-Everything lives five minutes. JSON and HTML are made from the same entries. The writes (products.py, orders.py) say
-which of these tags they invalidate, after their commit.
+The catalogue lives five minutes, under `catalog:`. Figures are under `computed:`, see `RUNNING` and `CLOSED`. JSON and
+HTML are made from the same entries. The writes (products.py, orders.py, accounts.py) say which of these tags they
+invalidate, after their commit.
 
 **When Redis is away at that moment** the write stays: it is committed, and an error would make the client repeat it, an
 order for example. So the answer is the success that it is, with a `Warning` header that says what may be stale and
-for how long; the failure is logged as an error, and the invalidation is tried again in the background until it
+for how long (the pages of the catalogue; figures are for administrators, and reports of past days live longer); the
+failure is logged as an error, and the invalidation is tried again in the background until it
 works or everything that it concerned has expired. (While Redis is away nobody reads old entries either: reads go to the
 database.) What this cannot cover is a process that dies in between; an outbox in the database will.
 """
@@ -27,17 +32,37 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from neverstale import AsyncCache, InvalidationError
 from neverstale import Settings as Options
+from neverstale.computed import AsyncComputed
 
 from . import catalog
 from .db import Database
 from .settings import Settings
 from .views import CategoryView, ProductDetail, ProductPage, ProductQuery, ProductView
 
-__all__ = ["CATEGORIES", "PREFIX", "TTL", "VERSION", "CachedCatalog", "Note", "check", "note", "product_tags"]
+__all__ = [
+    "CATEGORIES",
+    "CLOSED",
+    "DELETIONS",
+    "ORDERS",
+    "PAST_ORDERS",
+    "PREFIX",
+    "PRODUCTS",
+    "REVIEWS",
+    "RUNNING",
+    "TTL",
+    "USERS",
+    "VERSION",
+    "CachedCatalog",
+    "Freshness",
+    "Note",
+    "check",
+    "note",
+    "product_tags",
+]
 
 T = TypeVar("T")
 log = logging.getLogger("shop.caching")
@@ -48,6 +73,43 @@ PREFIX = "catalog:"
 COMPRESS_ABOVE = 32_768
 TTL = 300.0  # five minutes: what the shop is ready to show late, should an invalidation ever be lost
 CATEGORIES = "categories"
+PRODUCTS = "products"
+ORDERS = "orders"  # the running day's, and with them the day of the newest
+# Orders of days that are over. Nothing in the shop changes these: whatever cancels or corrects an order one day has
+# this to invalidate.
+PAST_ORDERS = "past-orders"
+DELETIONS = "deletions"  # of products: what they sold stays in the books, but leaves the reports by product
+REVIEWS = "reviews"
+USERS = "users"
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How old a figure may be, in seconds, if nobody has invalidated it.
+
+    Attributes:
+        soft_ttl: so long it is served as it is; then it is computed anew in the background, while it is served.
+        ttl: so long it is served at all.
+        stale_if_error: so long after that it is shown if the database cannot be reached, or takes its time.
+        soft_timeout: how long somebody waits for the new figure then.
+    """
+
+    soft_ttl: float
+    ttl: float
+    stale_if_error: float
+    soft_timeout: float = 1.0  # a page that takes longer feels broken
+
+
+# What includes the running day changes with every order, and the order says so: these are for changes from outside of
+# the shop, an import for example. Within half a minute they are seen by whoever looks again; five minutes is what the
+# catalogue allows itself. An hour: that is an outage in which a dashboard of before is better than none.
+RUNNING = Freshness(soft_ttl=30, ttl=300, stale_if_error=3600)
+# Days that are over change only if an order is cancelled or corrected, from outside of the shop: an hour is soon enough
+# to see that, and half a day is a working day: who looks each morning pays for one computation. The rest of the day
+# that Redis may keep it is for an outage.
+CLOSED = Freshness(soft_ttl=3600, ttl=43_200, stale_if_error=43_200)
+# An invalidation that failed is owed for so long.
+_LONGEST = CLOSED.ttl + CLOSED.stale_if_error
 
 
 @dataclass
@@ -64,7 +126,7 @@ note: ContextVar[Note | None] = ContextVar("note", default=None)
 
 def product_tags(product_id: int, *category_ids: int) -> tuple[str, ...]:
     """Return the tags of everything that shows a product: its page, all lists, those of its categories."""
-    return "products", f"product:{product_id}", *(f"category:{each}" for each in dict.fromkeys(category_ids))
+    return PRODUCTS, f"product:{product_id}", *(f"category:{each}" for each in dict.fromkeys(category_ids))
 
 
 class CachedCatalog:
@@ -76,6 +138,7 @@ class CachedCatalog:
     def __init__(self, db: Database, cache: AsyncCache | None) -> None:
         self._db = db
         self._cache = cache
+        self._computed = None if cache is None else AsyncComputed(cache)
         self._owed: dict[str, float] = {}  # tags still to be invalidated, and until when that matters
         self._paying: asyncio.Task[None] | None = None
 
@@ -129,26 +192,37 @@ class CachedCatalog:
 
         return await self._through(CATEGORIES, load, (CATEGORIES,), tuple[CategoryView, ...])
 
+    async def computed(
+        self, key: str, load: Callable[[], Awaitable[T]], tags: tuple[str, ...], kind: Any, fresh: Freshness
+    ) -> T:
+        """Return a figure, computed by `load` where it has to be."""
+        computed = self._computed
+        if computed is None:
+            _noted("off")
+            return await load()
+        noted = _Noted(load)
+        value: T = await computed.memoize(
+            key,
+            noted,
+            fresh.ttl,
+            soft_ttl=fresh.soft_ttl,
+            tags=tags,
+            type=kind,
+            stale_if_error=fresh.stale_if_error,
+            soft_timeout=fresh.soft_timeout,
+        )
+        noted.say()
+        return value
+
     async def _through(
         self, key: str, load: Callable[[], Awaitable[T]], tags: tuple[str, ...], kind: Any
     ) -> T:
-        """Read an entry, and note for the request where it came from.
-
-        The loaders open sessions of their own: a load is shared by all who ask meanwhile, and may outlive the request
-        that began it.
-        """
         if self._cache is None:
             _noted("off")
             return await load()
-        loaded = False
-
-        async def counted() -> T:
-            nonlocal loaded
-            loaded = True
-            return await load()
-
-        value: T = await self._cache.get_or_load(key, counted, ttl=TTL, tags=tags, type=kind)
-        _noted("load" if loaded else "hit")
+        noted = _Noted(load)
+        value: T = await self._cache.get_or_load(key, noted, ttl=TTL, tags=tags, type=kind)
+        noted.say()
         return value
 
     # -- invalidating -------------------------------------------------------------------------------------------------
@@ -164,7 +238,7 @@ class CachedCatalog:
             current = note.get()
             if current is not None:
                 current.not_invalidated = True
-            until = asyncio.get_running_loop().time() + TTL
+            until = asyncio.get_running_loop().time() + _LONGEST
             self._owed |= dict.fromkeys(tags, until)
             if self._paying is None or self._paying.done():
                 self._paying = asyncio.create_task(self._pay())
@@ -233,6 +307,26 @@ def _options(settings: Settings, namespace: str) -> Options:
     return Options.from_env(
         environ, namespace=namespace, version=VERSION, ttl=TTL, compress_above=COMPRESS_ABOVE
     )
+
+
+class _Noted(Generic[T]):
+    """A loader that notes for the request whether it had to run.
+
+    The loaders open sessions of their own: a load is shared by all who ask meanwhile, and may outlive the request that
+    began it.
+    """
+
+    def __init__(self, load: Callable[[], Awaitable[T]]) -> None:
+        self._load = load
+        self._ran = False
+
+    async def __call__(self) -> T:
+        self._ran = True
+        return await self._load()
+
+    def say(self) -> None:
+        """Note where the value came from."""
+        _noted("load" if self._ran else "hit")
 
 
 def _noted(where: str) -> None:

@@ -74,8 +74,9 @@ async def place(shop: Shop, user_id: int, wanted: Iterable[tuple[int, int]]) -> 
         for line in lines:
             line.order_id = order.id
         session.add_all(lines)
-    # Invalidates: for each product its page and the lists of its category, and all lists: they show the stock.
-    await shop.catalog.forget(*sorted(tags))
+    # Invalidates: for each product its page and the lists of its category, and all lists: they show the stock. The
+    # dashboard, and all reports that reach the running day.
+    await shop.catalog.forget(*sorted(tags), caching.ORDERS)
     return _view(order, lines)
 
 

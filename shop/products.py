@@ -49,7 +49,7 @@ async def create(shop: Shop, data: ProductData) -> int:
         await session.flush()
         product_id = product.id
     # Invalidates: all lists and the category's own; the product's page, which may be cached as "there is none";
-    # the categories, whose counts changed.
+    # the categories, whose counts changed; the dashboard, as everything here does by the tag of all lists.
     await shop.catalog.forget(*caching.product_tags(product_id, data.category_id), caching.CATEGORIES)
     return product_id
 
@@ -82,8 +82,9 @@ async def delete(shop: Shop, product_id: int) -> None:
             raise NotFound(f"there is no product {product_id}")
         category_id = product.category_id
         await session.delete(product)
-    # Invalidates: the product's page, all lists, those of its category, the categories' counts.
-    await shop.catalog.forget(*caching.product_tags(product_id, category_id), caching.CATEGORIES)
+    # Invalidates: the product's page, all lists, those of its category, the categories' counts, reports by product.
+    tags = caching.product_tags(product_id, category_id)
+    await shop.catalog.forget(*tags, caching.CATEGORIES, caching.DELETIONS)
 
 
 async def add_review(shop: Shop, product_id: int, user_id: int, rating: int, title: str, body: str) -> int:
@@ -103,6 +104,7 @@ async def add_review(shop: Shop, product_id: int, user_id: int, rating: int, tit
             if await session.get(Product, product_id) is None:
                 raise NotFound(f"there is no product {product_id}") from None
         raise Conflict("you have reviewed this product already") from None
-    # Invalidates: the product's page; every list that may show or sort by its rating; what is popular in its category.
-    await shop.catalog.forget(*caching.product_tags(product_id, category_id))
+    # Invalidates: the product's page; every list that may show or sort by its rating; what is popular in its category;
+    # the number of reviews and their average on the dashboard.
+    await shop.catalog.forget(*caching.product_tags(product_id, category_id), caching.REVIEWS)
     return review_id

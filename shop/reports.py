@@ -2,6 +2,9 @@
 
 Days are UTC. Weeks and months are put together here from the days: two years have 731 of them, and that is the same on
 every database, where their own words for a week are not. A cancelled order counts nowhere.
+
+Everything here is read through the cache: `caching.RUNNING` and `caching.CLOSED` say how old it may be. What was asked
+for is the key, so that a range that ends with the newest order needs no look at the database to be found.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Date, case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from . import caching
 from .db import Database
 from .errors import Invalid
 from .models import Category, Order, OrderLine, Product, Review, User, utc_now
+from .state import Shop
 from .views import SalesReport, SalesRow, Stats
 
 __all__ = ["By", "sales", "stats"]
@@ -25,6 +30,9 @@ _LOW_STOCK = 5
 _TOP = 10
 _PRODUCTS_SHOWN = 100
 _OPEN = ("paid", "packed")
+# An order belongs to the second in which it began to be placed, and is there when that is committed: no transaction
+# takes an hour.
+_SETTLED = timedelta(hours=1)
 
 
 class By(enum.StrEnum):
@@ -37,18 +45,46 @@ class By(enum.StrEnum):
     PRODUCT = "product"
 
 
-async def sales(db: Database, start: date | None, end: date | None, by: By) -> SalesReport:
+async def sales(shop: Shop, start: date | None, end: date | None, by: By) -> SalesReport:
     """Return the sales between two days, both included; by default the 30 days up to the newest order.
 
     By product, the hundred that sold for most. Raises `Invalid` when `start` is after `end`.
     """
+    if start is not None and end is not None:
+        _check(start, end)
+    closed = end is not None and end < (utc_now() - _SETTLED).date()
+    orders = caching.PAST_ORDERS if closed else caching.ORDERS
+    tags = (orders, caching.DELETIONS) if by is By.PRODUCT else (orders,)
+
+    async def load() -> SalesReport:
+        return await _sales(shop.db, start, end, by)
+
+    return await shop.catalog.computed(
+        f"sales:{start or ''}:{end or ''}:{by.value}",
+        load,
+        tags,
+        SalesReport,
+        caching.CLOSED if closed else caching.RUNNING,
+    )
+
+
+async def stats(shop: Shop) -> Stats:
+    """Return the figures of the dashboard."""
+
+    async def load() -> Stats:
+        return await _stats(shop.db)
+
+    tags = (caching.ORDERS, caching.PRODUCTS, caching.REVIEWS, caching.USERS)
+    return await shop.catalog.computed("stats", load, tags, Stats, caching.RUNNING)
+
+
+async def _sales(db: Database, start: date | None, end: date | None, by: By) -> SalesReport:
     async with db.read() as session:
         if end is None:
             end = await _newest_day(session)
         if start is None:
             start = max(end, date(1, 2, 1)) - timedelta(days=29)
-        if start > end:
-            raise Invalid(f"from ({start}) is after to ({end})")
+        _check(start, end)
         during = _during(start, end)
         total = (await session.execute(_sums().where(*during))).one()
         match by:
@@ -61,8 +97,7 @@ async def sales(db: Database, start: date | None, end: date | None, by: By) -> S
     return SalesReport(start, end, by.value, *_numbers(total), rows)
 
 
-async def stats(db: Database) -> Stats:
-    """Return the figures of the dashboard."""
+async def _stats(db: Database) -> Stats:
     async with db.read() as session:
         today = await _newest_day(session)
         month = _during(today - timedelta(days=29), today)
@@ -124,6 +159,11 @@ async def stats(db: Database) -> Stats:
         top_products=top_products,
         top_categories=top_categories,
     )
+
+
+def _check(start: date, end: date) -> None:
+    if start > end:
+        raise Invalid(f"from ({start}) is after to ({end})")
 
 
 async def _newest_day(session: AsyncSession) -> date:

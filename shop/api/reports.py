@@ -19,7 +19,7 @@ router = APIRouter(prefix="/api", tags=["reports"])
 @router.get("/dashboard/stats", response_model=None)
 async def stats(shop: TheShop, admin: Admin) -> Response:
     """Return the figures of the dashboard."""
-    return json(await reports.stats(shop.db))
+    return json(await reports.stats(shop))
 
 
 @router.get("/reports/sales", response_model=None)
@@ -31,4 +31,4 @@ async def sales(
     by: By = By.DAY,
 ) -> Response:
     """Return the sales between two days, both included."""
-    return json(await reports.sales(shop.db, start, end, by))
+    return json(await reports.sales(shop, start, end, by))

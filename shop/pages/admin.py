@@ -17,7 +17,7 @@ from shop.errors import Invalid
 from shop.reports import By
 from shop.state import Shop
 from shop.templating import render
-from shop.views import SalesReport, SalesRow, Stats
+from shop.views import SalesReport, SalesRow
 from shop.web import Admin, TheShop
 
 from .periods import PRESETS, days_of, every_period, is_whole_month, name_of, preset, starts
@@ -45,14 +45,6 @@ _COLUMNS = {
 }
 
 
-async def _stats(shop: Shop) -> Stats:
-    return await reports.stats(shop.db)
-
-
-async def _sales(shop: Shop, start: date | None, end: date | None, by: By) -> SalesReport:
-    return await reports.sales(shop.db, start, end, by)
-
-
 @router.get("", response_model=None)
 async def start(admin: Admin) -> Response:
     """Lead to the dashboard."""
@@ -65,7 +57,7 @@ async def start(admin: Admin) -> Response:
 @router.get("/dashboard", response_model=None)
 async def dashboard(request: Request, shop: TheShop, admin: Admin) -> Response:
     """Show how the shop does."""
-    stats = await _stats(shop)
+    stats = await reports.stats(shop)
     days = [date.fromisoformat(row.key) for row in stats.revenue_by_day]
     context = {
         "stats": stats,
@@ -181,8 +173,8 @@ def _date(given: str, name: str) -> date | None:
 async def _report(shop: Shop, asked: _Asked) -> SalesReport:
     first, last = asked.start, asked.end
     if asked.preset not in ("", _DEFAULT):
-        first, last = preset(asked.preset, (await _stats(shop)).as_of)
-    return await _sales(shop, first, last, asked.by)
+        first, last = preset(asked.preset, (await reports.stats(shop)).as_of)
+    return await reports.sales(shop, first, last, asked.by)
 
 
 def _chart(report: SalesReport, rows: tuple[SalesRow, ...]) -> Any:
