@@ -119,7 +119,7 @@ def by_headers(
     for_all = "public" in control or "s-maxage" in control
     if (request.session or request.authorized) and not for_all:
         return None
-    flags = Flag.FOR_ALL if for_all else Flag.NONE
+    flags: int = Flag.FOR_ALL if for_all else Flag.NONE
     validate = "no-cache" in control and control["no-cache"] is None
     if validate:
         flags |= Flag.VALIDATE
@@ -216,7 +216,7 @@ def make(
                 modified = before.modified
     return Stored(
         ident,
-        int(flags),
+        flags,
         status,
         kept,
         body,

@@ -335,7 +335,7 @@ class ResponseCacheMiddleware:
             assert life is not None
             marker = await call.cache._load(
                 call.key,
-                lambda: Stored(new_ident(), int(Flag.PER_USER)),
+                lambda: Stored(new_ident(), Flag.PER_USER),
                 # It outlives what hangs on it.
                 Lifetime(DAY_MS),
                 call.tags,
