@@ -34,6 +34,15 @@ PATHS = (
     "/login",
     "/nothing",
 )
+FIGURES = (
+    "/api/dashboard/stats",
+    "/api/reports/sales",
+    "/api/reports/sales?from=2026-01-01&to=2026-06-30&by=product",
+    "/api/reports/sales?from=2026-02-01&to=2026-01-01",
+    "/admin/dashboard",
+    "/admin/reports?range=year&by=month",
+    "/admin/reports.csv?by=week",
+)
 TOOK = re.compile(rb'<p class="took" .*?</p>')
 
 
@@ -62,12 +71,13 @@ def test_same_answers(twins: tuple[RunningShop, RunningShop]) -> None:
     cached, plain = twins
     admin, customer = cached.admin, cached.customer()
     visitors = [cached.client(), plain.client()]
-    buyers = [customer, plain.client()]
-    buyers[1].cookies.set("shop_session", customer.cookies["shop_session"], domain="127.0.0.1")
+    buyers, admins = [customer, plain.client()], [admin, plain.client()]
+    for known, other in (buyers, admins):
+        other.cookies.set("shop_session", known.cookies["shop_session"], domain="127.0.0.1")
 
     def compare() -> None:
-        for clients in (visitors, buyers):
-            for path in PATHS:
+        for clients, paths in ((visitors, PATHS), (buyers, PATHS), (admins, FIGURES)):
+            for path in paths:
                 loaded, hit, uncached = seen(clients[0], path), seen(clients[0], path), seen(clients[1], path)
                 assert loaded == uncached, path
                 assert hit == uncached, path
