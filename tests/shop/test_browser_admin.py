@@ -205,6 +205,15 @@ def test_the_password_is_changed(open_page: Callable[..., Page]) -> None:
     page.get_by_label("Password").fill("first password")
     page.get_by_role("main").get_by_role("button", name="Register").click()
     page.get_by_role("link", name="Paula New").click()
+    page.get_by_label("Current password").fill("another password")
+    page.get_by_label("New password").fill("second password")
+    page.route(
+        "**/account/password", lambda route: route.fulfill(response=route.fetch(), status=200)
+    )  # 422: no error
+    page.get_by_role("button", name="Change password").click()
+    expect(page.get_by_label("Current password")).to_be_focused()
+    expect(page.get_by_text("This is not your current password.")).to_be_visible()
+    page.unroute("**/account/password")
     page.get_by_label("Current password").fill("first password")
     page.get_by_label("New password").fill("second password")
     page.get_by_role("button", name="Change password").click()
