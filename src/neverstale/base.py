@@ -31,6 +31,7 @@ from neverstale.events import Events
 from neverstale.hot import Hot, gap
 from neverstale.lifetime import Lifetime
 from neverstale.limits import Limits
+from neverstale.metrics.reporter import Reporter
 from neverstale.receipt import Receipt
 from neverstale.sealing import ValueSealer
 
@@ -77,6 +78,10 @@ class Shared:
     memory: Memory
     counters: dict[str, Counters]
     hot: Hot = field(default_factory=Hot)
+    reporter: Reporter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reporter = Reporter(self.settings, self.announcer, self.counters, self.hot)
 
 
 class BaseCache:

@@ -24,8 +24,12 @@ from neverstale.drive.listen import listening_async
 from neverstale.errors import InvalidationError, RedisUnavailable, UsageError
 from neverstale.events import ConnectionEvent, Events
 from neverstale.health import Health, health_async
+from neverstale.hot import HotKey, HotTag
 from neverstale.lifetime import Lifetime
 from neverstale.limits import Limits
+from neverstale.metrics.nodes import NodeStats, nodes_async
+from neverstale.metrics.reporter import reporting_async
+from neverstale.metrics.totals import Span, Totals, hot_keys, hot_tags, series, totals
 from neverstale.receipt import Receipt
 from neverstale.sealing import ValueSealer
 
@@ -368,6 +372,70 @@ class AsyncCache(BaseCache):
         """
         async with listening_async(self._connections, self._shared.announcer):
             yield
+
+    @asynccontextmanager
+    async def reporting(self) -> AsyncGenerator[None, None]:
+        """Report what is counted while the block runs: to Prometheus and, all processes together, to Redis.
+
+        About once a second, in the background. Nothing that reads the cache waits for it, and Redis away is no error.
+        See `neverstale.metrics`.
+
+        Raises:
+            UsageError: this cache reports already in this process.
+        """
+        async with reporting_async(self._shared.reporter, self._driver, self._connections):
+            yield
+
+    async def totals(self) -> Totals:
+        """Return what all processes that are `reporting()` have counted together, by prefix.
+
+        Two of these tell rates: `now.since(before)`.
+
+        Raises:
+            RedisUnavailable: Redis did not answer.
+        """
+        return await self._driver.run(totals(self._shared.reporter.keys), self._shared.reporter.counters)
+
+    async def series(self, seconds: float = 600) -> list[Span]:
+        """Return the same in steps of 10 s, the oldest first.
+
+        Args:
+            seconds: how far back, at most half an hour.
+
+        Raises:
+            RedisUnavailable: Redis did not answer.
+        """
+        return await self._driver.run(
+            series(self._shared.reporter.keys, seconds), self._shared.reporter.counters
+        )
+
+    async def hottest(self, most: int = 20, seconds: float = 60) -> list[HotKey]:
+        """Return the keys that are asked for most in all processes that are `reporting()`, the hottest first.
+
+        By a sample: one read of 64. Keys of sessions are never among them.
+
+        Args:
+            most: how many at most.
+            seconds: how far back, in whole minutes, at most 30.
+
+        Raises:
+            RedisUnavailable: Redis did not answer.
+        """
+        flow = hot_keys(self._shared.reporter.keys, most, seconds)
+        return await self._driver.run(flow, self._shared.reporter.counters)
+
+    async def hottest_tags(self, most: int = 20, seconds: float = 60) -> list[HotTag]:
+        """Return the tags whose entries are asked for most; as `hottest`.
+
+        Raises:
+            RedisUnavailable: Redis did not answer.
+        """
+        flow = hot_tags(self._shared.reporter.keys, most, seconds)
+        return await self._driver.run(flow, self._shared.reporter.counters)
+
+    async def nodes(self) -> list[NodeStats]:
+        """Return how each node of Redis is now, replicas of a cluster among them; never raises because of Redis."""
+        return await nodes_async(self._connections)
 
     async def close(self) -> None:
         """Wait for refreshes that are running, and let go of the connections. All views close together."""

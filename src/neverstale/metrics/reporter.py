@@ -1,0 +1,321 @@
+"""Hand on what a process has counted, about once a second: to prometheus_client, and to the totals in Redis.
+
+Rules:
+- Nobody who reads the cache waits for it. Redis away is no error: what could not be sent is sent later.
+- A report that may have arrived is sent again under its own number, which Redis counts once.
+- A child of a process that reports (on a thread) reports for itself, under another name, from the fork on.
+
+The last report is sent when the block ends. A process that is killed takes up to a second's figures along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from neverstale.config import Settings
+from neverstale.core.commands import Flow, Together, Wall
+from neverstale.counters import Counters
+from neverstale.drive.clients import AsyncConnections, Connections
+from neverstale.errors import RedisUnavailable, UsageError
+from neverstale.hot import SAMPLED, Hot
+
+from .figures import Differences, written_figures
+from .nodes import NodeStats, nodes, nodes_async
+from .totals import Report, StatKeys
+
+if TYPE_CHECKING:
+    from neverstale.drive.aio import AsyncDriver
+    from neverstale.drive.announce import Announcer
+    from neverstale.drive.threads import ThreadDriver
+
+    from .prometheus import Instruments
+
+__all__ = ["Reporter", "reporting", "reporting_async"]
+
+logger = logging.getLogger("neverstale")
+
+#: Seconds between two reports: live for whoever looks, and a script of some 0.1 ms a process for Redis.
+INTERVAL: Final = 1.0
+#: Seconds between two looks at the nodes; Prometheus asks every 15 s or so.
+_NODES_EVERY: Final = 10.0
+#: What is known of the nodes is shown for so long: then the look has failed three times.
+_NODES_KEPT: Final = 30.0
+#: So many of the most frequent names are sent in one report; the others stay, and add up.
+_HOTTEST: Final = 100
+
+
+class Reporter:
+    """What a process has yet to tell, of one cache. Does no I/O.
+
+    Args:
+        settings: of the cache.
+        announcer: which knows the name of the process.
+        counters: of the cache, by prefix.
+        hot: what was asked for most.
+    """
+
+    def __init__(
+        self, settings: Settings, announcer: Announcer, counters: dict[str, Counters], hot: Hot
+    ) -> None:
+        self.keys = StatKeys(settings.namespace, settings.version)
+        #: What reporting itself costs is no prefix'.
+        self.counters = Counters()
+        self.active = False
+        self._announcer = announcer
+        self._hot = hot
+        self._for_redis = Differences(counters)
+        self._for_prometheus = Differences(counters)
+        self._instruments: Instruments | None = None
+        self._offset = 0.0
+        self._nodes: tuple[float, list[NodeStats]] | None = None
+        self._begin()
+        _reporters.add(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._number = 0
+        self._pending: Report | None = None
+
+    def after_fork(self) -> None:
+        """Forget what is the parent's to tell. (`Differences` do so by themselves.)"""
+        self._begin()
+        self._hot.keys.take(len(self._hot.keys))
+        self._hot.tags.take(len(self._hot.tags))
+
+    def hold(self, seconds: float) -> bool:
+        """Keep exports from happening; return whether none happens now."""
+        return self._lock.acquire(timeout=seconds)
+
+    def let_go(self) -> None:
+        """Allow them again."""
+        self._lock.release()
+
+    # --- prometheus_client -----------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Begin to feed prometheus_client, where it is installed."""
+        if self._instruments is None:
+            try:
+                from .prometheus import instruments
+            except ImportError:
+                return
+            self._instruments = instruments()
+
+    def export(self) -> None:
+        """Hand on to prometheus_client what was counted since the last call; safe for threads."""
+        if self._instruments is not None:
+            with self._lock:
+                self._instruments.add(self._for_prometheus.take())
+
+    def nodes(self) -> list[NodeStats]:
+        """Return what was last found out about the nodes of Redis; nothing where that is long ago."""
+        if self._nodes is None or time.monotonic() - self._nodes[0] > _NODES_KEPT:
+            return []
+        return self._nodes[1]
+
+    def nodes_due(self) -> bool:
+        """Return whether the nodes should be looked at."""
+        return self._nodes is None or time.monotonic() - self._nodes[0] >= _NODES_EVERY
+
+    def look(self, found: list[NodeStats]) -> None:
+        """Keep what was found out about the nodes."""
+        self._nodes = (time.monotonic(), found)
+
+    # --- Redis ---------------------------------------------------------------------------------------------------
+
+    def report(self, *, going: bool = False) -> Flow[None]:
+        """Send what was counted since the last report.
+
+        Args:
+            going: whether it is the last.
+
+        Raises:
+            RedisUnavailable: it may have arrived or not; the next call sends it again.
+        """
+        while True:
+            # What a failed report has left goes first, then what came since.
+            again = self._pending is not None
+            yield from self._send(going)
+            if not again:
+                return
+
+    def _send(self, going: bool) -> Flow[None]:
+        report = self._pending or self._take(going)
+        while True:
+            seconds = (yield from Wall()) / 1000 + self._offset
+            self._pending = report = Report(
+                report.keys,
+                report.process,
+                report.number,
+                seconds,
+                report.figures,
+                report.hot_keys,
+                report.hot_tags,
+                report.going,
+            )
+            ((added, now),) = yield from Together((report,))
+            if added:
+                self._pending = None
+                return
+            # Another span by the clock of Redis than by ours. Told in whole seconds: half of one is not known.
+            self._offset += now + 0.5 - seconds
+
+    def _take(self, going: bool) -> Report:
+        self._number += 1
+        keys, tags = (
+            [(name, count * SAMPLED) for name, count in table.take(_HOTTEST)]
+            for table in (self._hot.keys, self._hot.tags)
+        )
+        figures = list(written_figures(self._for_redis.take()))
+        return Report(self.keys, self._announcer.origin, self._number, 0.0, figures, keys, tags, going)
+
+    # --- while a block runs ------------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Begin to report.
+
+        Raises:
+            UsageError: it is reported already.
+        """
+        if self.active:
+            raise UsageError("this cache reports already: one `reporting()` a cache and process is enough")
+        self.connect()
+        self.active = True
+
+    def leave(self) -> None:
+        """Be done with it."""
+        self.export()
+        self.active = False
+
+
+def pause() -> float:
+    """Return how long to wait for the next report: processes that were started together shall drift apart."""
+    return INTERVAL * random.uniform(0.9, 1.1)
+
+
+def _failed(error: Exception) -> None:
+    # Redis away is told by the connections' own events.
+    level = logging.DEBUG if isinstance(error, RedisUnavailable) else logging.WARNING
+    logger.log(level, "figures could not be reported: %r", error)
+
+
+class _Threads:
+    """The thread of a reporter, another one in each process."""
+
+    def __init__(self, reporter: Reporter, driver: ThreadDriver, connections: Connections) -> None:
+        self._reporter, self._driver, self._connections = reporter, driver, connections
+        self.start()
+        _threads.add(self)
+
+    def start(self) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="neverstale-report", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        _threads.discard(self)
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        over = False
+        while not over:
+            over = self._over.wait(pause())
+            try:
+                self._reporter.export()
+                self._driver.run(self._reporter.report(going=over), self._reporter.counters)
+            except Exception as error:  # noqa: BLE001 - as Redis, a disk may be full: the next report is sent all the same
+                _failed(error)
+            if not over and self._reporter.nodes_due():
+                self._reporter.look(nodes(self._connections))
+
+
+_reporters: weakref.WeakSet[Reporter] = weakref.WeakSet()
+_threads: weakref.WeakSet[_Threads] = weakref.WeakSet()
+
+
+_held: list[Reporter] = []
+
+
+def _before_fork() -> None:
+    # prometheus_client has locks of its own, which a child would inherit for ever if a thread held them now. A second
+    # is more than any export takes.
+    _held[:] = [reporter for reporter in list(_reporters) if reporter.hold(1.0)]
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().let_go()
+
+
+def _after_fork_in_child() -> None:
+    _held.clear()
+    for reporter in list(_reporters):
+        reporter.after_fork()
+    for each in list(_threads):
+        each.start()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)
+
+
+@contextmanager
+def reporting(
+    reporter: Reporter, driver: ThreadDriver, connections: Connections
+) -> Generator[None, None, None]:
+    """Report on a thread while the block runs."""
+    reporter.enter()
+    try:
+        threads = _Threads(reporter, driver, connections)
+        try:
+            yield
+        finally:
+            threads.stop()
+    finally:
+        reporter.leave()
+
+
+@asynccontextmanager
+async def reporting_async(
+    reporter: Reporter, driver: AsyncDriver, connections: AsyncConnections
+) -> AsyncGenerator[None, None]:
+    """Report in a task while the block runs."""
+    stop = asyncio.Event()
+
+    async def run() -> None:
+        over = False
+        while not over:
+            try:
+                async with asyncio.timeout(pause()):
+                    over = await stop.wait()
+            except TimeoutError:
+                pass
+            try:
+                reporter.export()
+                await driver.run(reporter.report(going=over), reporter.counters)
+            except Exception as error:  # noqa: BLE001 - as above
+                _failed(error)
+            if not over and reporter.nodes_due():
+                reporter.look(await nodes_async(connections))
+
+    reporter.enter()
+    try:
+        task = asyncio.create_task(run())
+        try:
+            yield
+        finally:
+            stop.set()
+            await task
+    finally:
+        reporter.leave()
