@@ -12,7 +12,7 @@ from neverstale.sessions import AsyncSessions, AsyncSessionStore, Sessions, Sess
 from tests.test_parity import awaited, members, same, signature
 
 FACES: list[tuple[Any, Any]] = [(Sessions, AsyncSessions), (SessionStore, AsyncSessionStore)]
-PLAIN = {"__init__", "__repr__", "of_dicts", "has_store"}
+PLAIN = {"__init__", "__repr__", "of_dicts", "has_store", "owed"}
 PUBLIC = [
     pytest.param(plain, other, name, id=f"{plain.__name__}.{name}")
     for plain, other in FACES

@@ -16,6 +16,7 @@ from neverstale.core.policy import valid
 from neverstale.errors import InvalidationError, UsageError
 from neverstale.lifetime import DAY_MS, Lifetime
 from neverstale.loading import Answer
+from neverstale.owed import Work
 from neverstale.sealing import ValueSealer
 
 from . import changes
@@ -93,6 +94,12 @@ class BaseSessions(Generic[D]):
     def of_dicts(self) -> bool:
         """Whether the data are dicts, whose fields can be changed one by one."""
         return self._of_dicts
+
+    def owed(self, error: InvalidationError) -> Work:
+        """Return what an `InvalidationError` says was not done, for `neverstale.owed` to do in the background."""
+        if error.kind == "tag":
+            return Work(tags=error.names)
+        return Work(keys=tuple(self._base.prefix + name for name in error.names))
 
     # --- encoding ------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,6 @@ Not known here: what the data mean, who may log in, where sessions live.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, MutableMapping
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 import msgspec
 
 from neverstale.errors import InvalidationError, UsageError
+from neverstale.owed import AsyncRetrier
 from neverstale.sessions import AsyncSessions, Issued, Session, SessionInfo
 
 __all__ = ["SessionDict", "SessionHandle", "SessionMiddleware"]
@@ -41,10 +41,6 @@ logger = logging.getLogger("neverstale")
 
 #: Fields by which applications are used to say who has logged in: when one changes, the id does.
 LOG_IN_FIELDS: Final = ("user", "user_id")
-#: Seconds between attempts to invalidate what could not be; a copy in Redis lives for a day at most.
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
-_DAY: Final = 86_400.0
 
 
 class SessionDict(dict[str, Any]):
@@ -328,12 +324,16 @@ class SessionMiddleware:
         self._flags += ("; Secure" if secure else "") + (f"; Domain={domain}" if domain else "")
         self._persistent = persistent
         self._log_in_fields = log_in_fields
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._retrier = AsyncRetrier(sessions._cache)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                if scope["type"] == "lifespan":
+                    await self._retrier.close()
             return
         handle: SessionHandle[Any] = SessionHandle(
             self.sessions, _cookie(scope, self.cookie), _header(scope, b"user-agent")[:200]
@@ -352,7 +352,7 @@ class SessionMiddleware:
             await self.app(scope, receive, sending if scope["type"] == "http" else send)
         finally:
             for error in handle._owed:
-                self._pay(error)
+                self._retrier.later(self.sessions.owed(error))
 
     async def _finish(self, handle: SessionHandle[Any], message: Message) -> None:
         if message["status"] < 500:
@@ -371,26 +371,6 @@ class SessionMiddleware:
             left = (issued.session.expires_at - datetime.now(UTC)).total_seconds()
             age = f"; Max-Age={max(0, int(left))}"
         return f"{self.cookie}={issued.id}{age}{self._flags}"
-
-    def _pay(self, error: InvalidationError) -> None:
-        """Invalidate in the background what could not be, until it works or all copies have expired."""
-
-        async def work() -> None:
-            clock = asyncio.get_running_loop().time
-            ends, pause = clock() + _DAY, _FIRST_PAUSE
-            while clock() < ends:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-                try:
-                    await self.sessions.invalidate_again(error)
-                except InvalidationError:
-                    continue
-                logger.warning("sessions invalidated at last: %s", error)
-                return
-
-        task = asyncio.get_running_loop().create_task(work())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _written(data: dict[str, Any]) -> dict[str, bytes]:
