@@ -158,7 +158,7 @@ class Retrier:
         self._closing = threading.Event()
 
     def invalidate(self, work: Work) -> InvalidationError | None:
-        """Invalidate tags and keys, all with one round trip each; what fails is logged, and tried again in the background.
+        """Invalidate tags and keys, in two calls; what fails is logged, and tried again in the background.
 
         Returns:
             What went wrong, or None: once this has returned None the promise holds.
@@ -235,7 +235,7 @@ class AsyncRetrier:
         self._paying: asyncio.Task[None] | None = None
 
     async def invalidate(self, work: Work) -> InvalidationError | None:
-        """Invalidate tags and keys, all with one round trip each; what fails is logged, and tried again in the background.
+        """Invalidate tags and keys, in two calls; what fails is logged, and tried again in the background.
 
         Whoever cancels this leaves it to the background.
 
@@ -255,7 +255,10 @@ class AsyncRetrier:
     def later(self, work: Work, after: float = 0.0) -> None:
         """Invalidate in the background, `after` seconds from now or as soon as Redis answers."""
         self._book.add(work, after)
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # the next one that is added on a loop takes this along
         if self._paying is None or self._paying.done() or self._paying.get_loop() is not loop:
             self._paying = loop.create_task(self._pay())
 

@@ -1,0 +1,122 @@
+"""Reading the rows that are about to change, or have changed, inside the transaction that changes them.
+
+Straight on the connection, not through the session: criteria that an application adds to all its reads, to hide what is
+marked as deleted for example, must not hide a row from us, and no object is to be loaded or refreshed by this.
+
+A row is locked before it is changed, as its UPDATE would do a moment later. So what is read is what the statement
+meets, also where the session's own object is older than that. Databases without row locks (SQLite) have one writer at
+a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from .rules import Path, Rules
+
+__all__ = ["Key", "Lock", "Values", "among", "ends", "on", "read"]
+
+Key: TypeAlias = "tuple[Any, ...]"
+Values: TypeAlias = "dict[str, Any]"
+#: What happens to the rows next: nothing, an UPDATE, a DELETE.
+Lock: TypeAlias = 'Literal["", "update", "delete"]'
+
+#: Keys in one statement: SQLite once took 999 parameters, and a server's planner need not see thousands.
+_CHUNK: Final = 500
+
+
+def on(session: Session, rules: Rules) -> Connection:
+    """Return the connection on which the rows of `rules` are written in this transaction."""
+    if rules.mapper is None:
+        return session.connection(bind_arguments={"clause": rules.subject})
+    return session.connection(bind_arguments={"mapper": rules.mapper})
+
+
+def among(columns: Sequence[Any], keys: Sequence[Key]) -> ColumnElement[bool]:
+    """Return the criterion that the columns have one of these values; understood by every database."""
+    if len(columns) == 1 or not keys:
+        found: ColumnElement[bool] = columns[0].in_([key[0] for key in keys])
+        return found
+    return or_(
+        *(and_(*(column == value for column, value in zip(columns, key, strict=True))) for key in keys)
+    )
+
+
+def locked(query: Select[Any], lock: Lock, of: Any) -> Select[Any]:
+    """Lock what is read, as strongly as the statement that comes will."""
+    if not lock:
+        return query
+    # An UPDATE that leaves the key alone takes the weaker lock, which lets others insert rows that refer to this one.
+    return query.with_for_update(key_share=lock == "update", of=of)
+
+
+def read(connection: Connection, rules: Rules, keys: Iterable[Key], lock: Lock = "") -> Iterator[Values]:
+    """Read by primary key what `rules` has to know of rows; those that are gone are left out."""
+    subject: Any = rules.subject
+    columns = [
+        (subject.columns[name] if isinstance(subject, Table) else getattr(subject, name)).label(f"c{index}")
+        for index, name in enumerate(rules.columns)
+    ]
+    primary = [
+        subject.columns[name] if isinstance(subject, Table) else getattr(subject, name)
+        for name in rules.primary
+    ]
+    # In order, as flushes write: two transactions that lock the same rows do not wait for each other in a circle.
+    wanted = _ordered(keys)
+    for at in range(0, len(wanted), _CHUNK):
+        chunk = wanted[at : at + _CHUNK]
+        query = select(*columns).select_from(subject).where(among(primary, chunk))
+        if lock:
+            query = locked(query.order_by(*primary), lock, subject)
+        for row in connection.execute(query):
+            yield dict(zip(rules.columns, row, strict=True))
+
+
+def ends(session: Session, path: Path, keys: Iterable[Key], *, lock: bool) -> dict[Key, list[Values]]:
+    """Read what is at the end of a path, by the values of the columns that lead there.
+
+    Args:
+        lock: hold the rows on the way as they are until the commit, which follows at once. Without this, one that
+            another transaction moves at this moment would be named as it was.
+    """
+    wanted = _ordered({key for key in keys if None not in key})
+    found: dict[Key, list[Values]] = {}
+    if not wanted:
+        return found
+    entities = [aliased(mapper) for mapper, _ in path.hops]
+    first, last = entities[0], entities[-1]
+    remote = [getattr(first, name) for name in path.remote]
+    columns = [*remote, *(getattr(last, name) for name in path.target)]
+    connection = session.connection(bind_arguments={"mapper": path.hops[0][0]})
+    for at in range(0, len(wanted), _CHUNK):
+        query = select(*(column.label(f"c{index}") for index, column in enumerate(columns))).select_from(
+            first
+        )
+        for index, (_, hop) in enumerate(path.hops[:-1]):
+            assert hop is not None
+            query = query.join(getattr(entities[index], hop).of_type(entities[index + 1]))
+        query = query.where(among(remote, wanted[at : at + _CHUNK]))
+        if lock:
+            query = query.order_by(*remote).with_for_update(read=True, of=entities)
+        for row in connection.execute(query):
+            values = tuple(row)
+            key, rest = values[: len(remote)], values[len(remote) :]
+            named = {f"{path.prefix}.{name}": value for name, value in zip(path.target, rest, strict=True)}
+            found.setdefault(key, []).append(named)
+    return found
+
+
+def _column(subject: Any, name: str) -> Any:
+    return subject.columns[name] if isinstance(subject, Table) else getattr(subject, name)
+
+
+def _ordered(keys: Iterable[Key]) -> list[Key]:
+    distinct = list(dict.fromkeys(keys))
+    try:
+        return sorted(distinct)
+    except TypeError:  # of types that have no order: then as they come
+        return distinct

@@ -1,0 +1,282 @@
+"""What a model says about itself: which tags and keys a row of it belongs to.
+
+Rules:
+- A class says it for itself and for the classes that inherit from it.
+- Names of columns are checked when it is said, paths over relationships once all mappers are configured, which is
+  before anything can be read or written.
+- The rows of one table may be those of several classes: all that have a say are asked.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sqlalchemy import Column, Table, event, inspect
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import Mapper, RelationshipProperty
+from sqlalchemy.sql.sqltypes import CHAR, TypeDecorator
+
+from neverstale.core.keys import check_tag
+from neverstale.errors import UsageError
+
+from .templates import Name, Template, names_of, parse
+
+__all__ = ["Names", "Path", "Rules", "invalidates", "rules_of_class", "rules_of_table"]
+
+S = TypeVar("S")
+
+_ATTRIBUTE: Final = "__neverstale_rules__"
+#: Types whose values are the same in an object as the database gives them back. Others are read again after the flush:
+#: a Decimal gets its scale there, a TypeDecorator may write something else than it was given.
+_PLAIN: Final = (int, str, bool)
+
+_declared: weakref.WeakSet[Rules] = weakref.WeakSet()
+
+
+class Names(NamedTuple):
+    """Tags and keys of a row."""
+
+    tags: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+class Path:
+    """A way over relationships, from a row to others.
+
+    Attributes:
+        local: columns of the row that lead there.
+        prefix: in front of the names of the columns at the end.
+        hops: the mappers that it goes over, and the relationship that leads on from each.
+        remote: columns of the first of them that equal `local`.
+        target: columns that are wanted of the last.
+    """
+
+    def __init__(self, mapper: Mapper[Any], names: tuple[str, ...], text: str) -> None:
+        self.prefix = ".".join(names)
+        self.target: tuple[str, ...] = ()
+        self.hops: list[tuple[Mapper[Any], str | None]] = []
+        here = mapper
+        for index, name in enumerate(names):
+            hop = here.relationships.get(name)
+            if hop is None:
+                raise UsageError(f"{text!r}: {here.class_.__name__} has no relationship {name!r}")
+            if index == 0:
+                self.local, self.remote = _ends(here, hop, text)
+            else:
+                self.hops[-1] = (here, name)
+            here = hop.mapper
+            self.hops.append((here, None))
+
+    def want(self, columns: tuple[str, ...], text: str) -> None:
+        """Read these columns at the end, too."""
+        end = self.hops[-1][0]
+        for column in columns:
+            if column not in end.columns:
+                raise UsageError(f"{text!r}: {end.class_.__name__} has no column {column!r}")
+        self.target = tuple(dict.fromkeys((*self.target, *columns)))
+
+
+def _ends(
+    mapper: Mapper[Any], hop: RelationshipProperty[Any], text: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if hop.secondary is not None or not hop.local_remote_pairs:
+        raise UsageError(
+            f"{text!r} begins with {hop.key!r}, which goes over a table of its own: "
+            f"say `invalidates(...)({hop.secondary})` for that table, or write a function"
+        )
+    local = tuple(mapper.get_property_by_column(near).key for near, _ in hop.local_remote_pairs)
+    remote = tuple(hop.mapper.get_property_by_column(far).key for _, far in hop.local_remote_pairs)
+    return local, remote
+
+
+class Rules:
+    """The tags and keys of the rows of a mapped class, or of a table without one.
+
+    Attributes:
+        subject: the class or table.
+        columns: what has to be known of a row, by name, the primary key first.
+        primary: the primary key's columns, by name.
+        whole: a tag that every answer carries which shows any of these rows.
+        paths: ways to other rows whose columns stand in names of these.
+    """
+
+    def __init__(self, subject: type[Any] | Table) -> None:
+        self.subject = subject
+        self.whole: tuple[str, ...] = ()
+        self.paths: tuple[Path, ...] = ()
+        self._tags: list[Template | Callable[[Any], Any]] = []
+        self._keys: list[Template | Callable[[Any], Any]] = []
+        self._ready = False
+        if isinstance(subject, Table):
+            self.mapper = None
+            self.available: dict[str, Any] = dict(subject.columns)
+            primary = list(subject.primary_key.columns) or list(subject.columns)
+            self.primary = tuple(column.key for column in primary)
+        else:
+            self.mapper = inspect(subject)
+            self.available = dict(self.mapper.columns)
+            self.primary = tuple(self.mapper.get_property_by_column(c).key for c in self.mapper.primary_key)
+        self.columns: tuple[str, ...] = self.primary
+        _declared.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Rules of {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """Of the class or table, for messages."""
+        return self.subject.name if isinstance(self.subject, Table) else self.subject.__name__
+
+    def add(self, tags: Iterable[Name], keys: Iterable[Name], whole: str | None) -> None:
+        """Add what a model says.
+
+        Raises:
+            UsageError: a name is no template, or names a column that is not there.
+        """
+        for given, kept in ((tags, self._tags), (keys, self._keys)):
+            if isinstance(given, str):
+                raise UsageError(f"keys is a list of strings, not one string: write [{given!r}]")
+            for name in given:
+                kept.append(self._checked(name))
+        if whole is not None:
+            self.whole = (*self.whole, check_tag(whole))
+        self._ready = False
+
+    def _checked(self, name: Name) -> Template | Callable[[Any], Any]:
+        if callable(name):
+            return name
+        if not isinstance(name, str):
+            raise UsageError(f"{self.name}: a tag or key is a string or a function of the row, not {name!r}")
+        template = parse(name)
+        for column in template.columns:
+            if column not in self.available:
+                raise UsageError(f"{name!r}: {self.name} has no column {column!r}")
+        if template.path and (self.mapper is None or not self.mapper.has_property(template.path[0])):
+            raise UsageError(f"{name!r}: {self.name} has no relationship {template.path[0]!r}")
+        return template
+
+    def make_ready(self) -> None:
+        """Follow the paths, which needs all mappers.
+
+        Raises:
+            UsageError: a path leads nowhere.
+        """
+        if self._ready:
+            return
+        columns, paths = list(self.primary), dict[tuple[str, ...], Path]()
+        for name in (*self._tags, *self._keys):
+            if not isinstance(name, Template):
+                columns += [key for key in self.available if not self._deferred(key)]
+                continue
+            columns += name.columns
+            if name.path:
+                assert self.mapper is not None
+                if name.path not in paths:
+                    paths[name.path] = Path(self.mapper, name.path, name.text)
+                paths[name.path].want(name.target, name.text)
+                columns += paths[name.path].local
+        self.columns, self.paths = tuple(dict.fromkeys(columns)), tuple(paths.values())
+        self._ready = True
+
+    def _deferred(self, key: str) -> bool:
+        return self.mapper is not None and bool(getattr(self.mapper.attrs[key], "deferred", False))
+
+    @property
+    def only_primary(self) -> bool:
+        """Whether a row's primary key says it all."""
+        return len(self.columns) == len(self.primary)
+
+    def own(self, values: Mapping[str, Any]) -> Names:
+        """Return the names that the row itself says."""
+        return Names(*(tuple(self._render(kept, values, "")) for kept in (self._tags, self._keys)))
+
+    def beyond(self, path: Path, values: Mapping[str, Any]) -> Names:
+        """Return the names that the row says by way of `path`; `values` has what is at its end, too."""
+        return Names(*(tuple(self._render(kept, values, path.prefix)) for kept in (self._tags, self._keys)))
+
+    @staticmethod
+    def _render(
+        kept: Sequence[Template | Callable[[Any], Any]], values: Mapping[str, Any], prefix: str
+    ) -> Iterable[str]:
+        for name in kept:
+            if isinstance(name, Template):
+                if ".".join(name.path) == prefix:
+                    yield name.render(values)
+            elif not prefix:
+                yield from names_of(name, values)
+
+    def plain(self, key: str, value: object) -> bool:
+        """Say whether an object's value is what the database has, to the letter."""
+        column = self.available[key]
+        if not isinstance(column, Column) or isinstance(column.type, TypeDecorator | CHAR):
+            return False
+        if value is None:
+            return True
+        try:
+            kind = column.type.python_type
+        except NotImplementedError:
+            return False
+        return kind in _PLAIN and type(value) is kind
+
+
+def invalidates(*tags: Name, keys: Iterable[Name] = (), whole: str | None = None) -> Callable[[S], S]:
+    """Say which tags and keys a row of a model belongs to. A decorator of mapped classes, to be called on tables.
+
+    What a committed transaction changes invalidates the names of the row as it was and as it has become.
+
+    Args:
+        tags: names with columns in braces, or functions of the row that return one or several.
+        keys: whole keys, their prefix in front: `api:GET:/api/products/{id}`.
+        whole: a tag that *every* answer carries which shows any row of this model. It stands for all of them where a
+            statement changes more rows than `follow_writes` has as its limit, or rows that cannot be known.
+
+    Raises:
+        UsageError: a column or relationship is not there, or it is no mapped class or table.
+    """
+
+    def declare(subject: S) -> S:
+        _rules(subject).add(tags, keys, whole)
+        return subject
+
+    return declare
+
+
+def _rules(subject: Any) -> Rules:
+    if isinstance(subject, Table):
+        known: Rules = subject.info.get(_ATTRIBUTE) or subject.info.setdefault(_ATTRIBUTE, Rules(subject))
+        return known
+    try:
+        found = inspect(subject)
+    except NoInspectionAvailable:
+        found = None
+    if not isinstance(found, Mapper) or not isinstance(subject, type):
+        raise UsageError(f"`invalidates` is for mapped classes and for tables, not for {subject!r}")
+    if _ATTRIBUTE not in subject.__dict__:
+        setattr(subject, _ATTRIBUTE, Rules(subject))
+    rules: Rules = subject.__dict__[_ATTRIBUTE]
+    return rules
+
+
+def rules_of_class(mapper: Mapper[Any]) -> tuple[Rules, ...]:
+    """Return what a class and those that it inherits from say."""
+    found = (each.class_.__dict__.get(_ATTRIBUTE) for each in mapper.iterate_to_root())
+    return tuple(rules for rules in found if rules is not None)
+
+
+def rules_of_table(table: Table) -> tuple[Rules, ...]:
+    """Return all that is said about rows of a table, by whatever class."""
+    return tuple(rules for rules in _declared if any(table is each for each in _tables(rules)))
+
+
+def _tables(rules: Rules) -> Iterable[Any]:
+    if rules.mapper is None:
+        return (rules.subject,)
+    return (table for mapper in rules.mapper.self_and_descendants for table in mapper.tables)
+
+
+@event.listens_for(Mapper, "after_configured")
+def _all_configured() -> None:
+    for rules in list(_declared):
+        rules.make_ready()
