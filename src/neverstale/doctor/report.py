@@ -163,7 +163,8 @@ def _check_scan(scan: Scan, version: int, namespace: str) -> Iterator[Finding]:
         yield Finding(
             "notice",
             "not-served",
-            f"{_count(scan.dead.keys, 'entry', 'entries')} not served any more, {(scan.dead.memory or 0) / total:.0%} of the memory",
+            f"{_count(scan.dead.keys, 'entry', 'entries')} not served any more, "
+            f"{(scan.dead.memory or 0) / total:.0%} of the memory",
             "A tag of theirs was invalidated, and the clearing afterwards was cut short, or a stamp was evicted.",
             "They expire by themselves. If stamps are evicted, give Redis more memory.",
         )
