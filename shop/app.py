@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+
+from neverstale import AsyncCache
+from neverstale.web.asgi import ResponseCacheMiddleware
 
 from . import accounts
 from .api import accounts as api_accounts
@@ -18,7 +22,7 @@ from .api import catalog as api_catalog
 from .api import health as api_health
 from .api import orders as api_orders
 from .api import reports as api_reports
-from .caching import CachedCatalog
+from .caching import RULES, CachedCatalog
 from .db import Database
 from .pages import accounts as account_pages
 from .pages import admin, editor, storefront
@@ -47,6 +51,11 @@ def configure_logging() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
+def _cache(scope: MutableMapping[str, Any]) -> AsyncCache | None:
+    shop: Shop = scope["app"].state.shop
+    return shop.catalog.cache
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the shop; settings come from the environment unless they are given."""
     if settings is None:
@@ -68,6 +77,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     # No interactive documentation: its scripts would come from another host. /openapi.json is there.
     app = FastAPI(title="Wayside", lifespan=life, docs_url=None, redoc_url=None)
+    # What changes a product says so, and then nobody is given the old answer: a browser's "reload" need not ask again.
+    app.add_middleware(ResponseCacheMiddleware, cache=_cache, rules=RULES, ignore_reload=True)
     app.add_middleware(Guarded)
     app.add_middleware(Measured)
     add_error_handlers(app)

@@ -11,9 +11,13 @@
 | `sales:<from>:<to>:<by>` | a sales report that includes the running day | `orders`; by product: `deletions` |
 | `sales:<from>:<to>:<by>` | one of days that are over | `past-orders`; by product: `deletions` |
 
-The catalogue lives five minutes, under `catalog:`. Figures are under `computed:`, see `RUNNING` and `CLOSED`. JSON and
-HTML are made from the same entries. The writes (products.py, orders.py, accounts.py) say which of these tags they
-invalidate, after their commit.
+| `GET:/api/products?...` | the JSON of a list | `products` |
+| `GET:/api/products/<id>` | that of a product | `product:<id>` |
+| `GET:/api/categories` | that of the categories | `categories` |
+
+The catalogue lives five minutes, under `catalog:`. So do the answers of the interface, under `api:`: see `RULES`.
+Figures are under `computed:`, see `RUNNING` and `CLOSED`. JSON and HTML are made from the same entries. The writes
+(products.py, orders.py, accounts.py) say which of these tags they invalidate, after their commit.
 
 **When Redis is away at that moment** the write stays: it is committed, and an error would make the client repeat it, an
 order for example. So the answer is the success that it is, with a `Warning` header that says what may be stale and
@@ -37,6 +41,7 @@ from typing import Any, Generic, TypeVar
 from neverstale import AsyncCache, InvalidationError
 from neverstale import Settings as Options
 from neverstale.computed import AsyncComputed
+from neverstale.web.asgi import Rule
 
 from . import catalog
 from .db import Database
@@ -52,6 +57,7 @@ __all__ = [
     "PREFIX",
     "PRODUCTS",
     "REVIEWS",
+    "RULES",
     "RUNNING",
     "TTL",
     "USERS",
@@ -81,6 +87,15 @@ PAST_ORDERS = "past-orders"
 DELETIONS = "deletions"  # of products: what they sold stays in the books, but leaves the reports by product
 REVIEWS = "reviews"
 USERS = "users"
+
+# What everybody is told alike, logged in or not; nothing else that the shop answers is kept as a whole. A list is of
+# all products or of one category's: `products` goes with every change of either.
+_NO_MATTER = ("utm_*", "fbclid", "gclid")
+RULES = (
+    Rule("/api/products", ttl=TTL, tags=(PRODUCTS,), public=True, ignore=_NO_MATTER),
+    Rule("/api/products/{id:int}", ttl=TTL, tags=("product:{id}",), public=True, ignore=_NO_MATTER),
+    Rule("/api/categories", ttl=TTL, tags=(CATEGORIES,), public=True, ignore=_NO_MATTER),
+)
 
 
 @dataclass(frozen=True)
@@ -153,6 +168,11 @@ class CachedCatalog:
             return cls(db, None)
         namespace = settings.namespace or f"shop-{await db.fact('id')}"
         return cls(db, AsyncCache(_options(settings, namespace), prefix=PREFIX))
+
+    @property
+    def cache(self) -> AsyncCache | None:
+        """The cache, if there is one: for whole answers."""
+        return self._cache
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

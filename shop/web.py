@@ -213,7 +213,7 @@ class Measured:
                 headers = message["headers"]
                 headers += (
                     (b"server-timing", taken.encode()),
-                    (b"shop-cache", mine.cache.encode()),
+                    (b"shop-cache", _where(mine, headers)),
                     *_HEADERS,
                 )
                 if mine.not_invalidated:
@@ -226,6 +226,15 @@ class Measured:
             await self.app(scope, receive, sending)
         finally:
             note.reset(token)
+
+
+def _where(mine: Note, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return what the cache did: it may have given the answer as a whole, so that nothing was noted."""
+    if mine.cache == "none":
+        for name, value in headers:
+            if name == b"cache-status" and (b"; hit" in value or b"; collapsed" in value):
+                return b"hit"
+    return mine.cache.encode()
 
 
 class Guarded:
