@@ -210,7 +210,8 @@ def make(
         if not etag:
             etag, flags = made_etag(body), flags | Flag.MADE_ETAG
             kept += ((b"etag", etag),)
-        if modified is None:
+        # With a date alone, browsers take an answer that says nothing for fresh by a heuristic of their own.
+        if modified is None and _says_how_long(kept):
             modified, flags = now_ms // 1000, flags | Flag.MADE_DATE
             if before is not None and before.flags & Flag.MADE_DATE and before.body == body:
                 modified = before.modified
@@ -238,6 +239,11 @@ def made_etag(body: bytes) -> bytes:
     Weak: a middleware outside that compresses makes other bytes of the same answer under the same tag.
     """
     return b'W/"%s"' % hashlib.blake2b(body, digest_size=16).hexdigest().encode()
+
+
+def _says_how_long(headers: Headers) -> bool:
+    control = directives(joined(headers, b"cache-control"))
+    return "max-age" in control or "no-cache" in control or any(name == b"expires" for name, _ in headers)
 
 
 def merge(stored: Stored, headers: Headers) -> list[tuple[bytes, bytes]]:
