@@ -33,7 +33,7 @@ check: $(READY) ## style, types, and whether the lock is in step with pyproject.
 	$(BIN)/python tools/lock.py --check
 	$(BIN)/ruff check $(TREES)
 	$(BIN)/ruff format --check $(TREES)
-	$(BIN)/python tools/snippets.py build/snippets README.md docs/sessions.md
+	$(BIN)/python tools/snippets.py build/snippets
 	$(BIN)/mypy $(TREES) build/snippets
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
