@@ -367,7 +367,7 @@ def _go_on(tool: Tool, number: int, what: str, *, yes: bool, dry_run: bool) -> b
             tool.out.console.print(f"{count(number)} {what}; nothing was done")
         return False
     if number > _MANY:
-        tool.confirm(f"{count(number)} {what}. Invalidate them all?", yes=yes)
+        tool.confirm(f"{count(number)} {what}", "Invalidate them all?", yes=yes)
     return True
 
 

@@ -118,9 +118,8 @@ def _mend(tool: Tool, report: Report, how: How, *, yes: bool) -> Mended:
     if not wrong:
         return Mended()
     does = "deleted" if how == "delete" else "given a TTL"
-    tool.confirm(
-        f"{count(len(wrong))} {'key is' if len(wrong) == 1 else 'keys are'} to be {does}. Do it?", yes=yes
-    )
+    found = f"{count(len(wrong))} {'key is' if len(wrong) == 1 else 'keys are'} to be {does}"
+    tool.confirm(found, "Do it?", yes=yes)
     mended = mend(report.primaries, wrong, tool.settings, how)
     if not tool.out.json:
         done = mended.deleted if how == "delete" else mended.expired

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -21,9 +21,9 @@ from neverstale.cache import Cache
 from neverstale.doctor.nodes import Node, nodes_of, version_of
 from neverstale.errors import RedisUnavailable
 
-from .output import Output, count, duration, plain, table
+from .output import Output, duration, plain, table
 from .tool import AWAY, FOUND, Tool, tool_of
-from .view import Frame, Reading, frame_of, prefix_table, rendered
+from .view import Frame, Reading, frame_of, prefix_table, processes, rendered
 
 __all__ = ["ping", "stats", "top"]
 
@@ -100,7 +100,7 @@ def stats(
         since = f"in the last {last} s" if last else "since the first report"
         tool.out.console.print(
             f"{plain(cache.settings.namespace or '(no namespace)')}, version {cache.settings.version}: "
-            f"{count(reading.processes)} processes report now; figures {since}\n"
+            f"{processes(reading)} reporting now; figures {since}\n"
         )
         tool.out.console.print(prefix_table(reading, 0.0))
     else:
@@ -141,13 +141,15 @@ def _once(tool: Tool, cache: Cache, most: int) -> None:
 
 def _watch(out: Output, cache: Cache, every: float, most: int) -> None:
     readings: deque[Reading] = deque()
+
+    def shown() -> RenderableType:
+        return rendered(frame, cache, out.console.width, "q ends it")
+
     # Before the screen is taken: what fails at the start is one line.
     frame = frame_of(cache, Reading.take(cache, last=60), most)
     with (
         _keys_one_by_one() as pressed,
-        Live(
-            rendered(frame, cache, out.console.width), console=out.console, screen=True, auto_refresh=False
-        ) as live,
+        Live(shown(), console=out.console, screen=True, auto_refresh=False) as live,
     ):
         live.refresh()
         while True:
@@ -155,10 +157,10 @@ def _watch(out: Output, cache: Cache, every: float, most: int) -> None:
                 return
             try:
                 frame = _next(cache, readings, most)
-                live.update(rendered(frame, cache, out.console.width), refresh=True)
+                live.update(shown(), refresh=True)
             except RedisUnavailable as problem:
                 wrong = Text(f"Redis does not answer: {plain(problem)}", "bold red")
-                live.update(Group(wrong, "", rendered(frame, cache, out.console.width)), refresh=True)
+                live.update(Group(wrong, "", shown()), refresh=True)
 
 
 def _next(cache: Cache, readings: deque[Reading], most: int) -> Frame:

@@ -14,7 +14,7 @@ import typer
 from neverstale.cache import Cache
 from neverstale.config import Settings
 
-from .output import Output
+from .output import Output, plain
 
 __all__ = ["AWAY", "FOUND", "INTERRUPTED", "OK", "USAGE", "Refused", "Tool", "tool_of"]
 
@@ -69,8 +69,13 @@ class Tool:
         with Cache(patient, prefix=self.prefix) as cache:
             yield cache
 
-    def confirm(self, question: str, *, yes: bool) -> None:
+    def confirm(self, finding: str, question: str, *, yes: bool) -> None:
         """Ask whether something is meant.
+
+        Args:
+            finding: what speaks against it.
+            question: to be answered by yes or no.
+            yes: whether it was answered beforehand.
 
         Raises:
             Refused: it is not, or there is nobody to ask.
@@ -78,8 +83,10 @@ class Tool:
         if yes:
             return
         if not self.out.interactive:
-            raise Refused(f"{question} Nothing was done: nobody is here to be asked, and --yes was not given")
-        if not typer.confirm(question, default=False, err=True):
+            raise Refused(
+                f"{finding}: nothing was done, for nobody is here to be asked; --yes says that it is meant"
+            )
+        if not typer.confirm(plain(f"{finding}. {question}"), default=False, err=True):
             raise Refused("nothing was done", FOUND)
 
 

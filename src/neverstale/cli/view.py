@@ -9,7 +9,6 @@ from functools import reduce
 from typing import Any, Final
 
 from rich.console import Group
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +21,7 @@ from neverstale.metrics.totals import StatKeys, Totals, hot_keys, hot_tags, seri
 
 from .output import count, duration, plain, share, size, table
 
-__all__ = ["Frame", "Reading", "frame_of", "node_reading", "prefix_table", "rendered"]
+__all__ = ["Frame", "Reading", "frame_of", "prefix_table", "processes", "rendered"]
 
 #: What is hot is looked for so far back, in seconds.
 _HOT: Final = 300.0
@@ -124,10 +123,10 @@ def frame_of(cache: Cache, reading: Reading, most: int) -> Frame:
     names = StatKeys(cache.settings.namespace, cache.settings.version)
     keys: list[HotKey] = cache._driver.run(hot_keys(names, most, _HOT), cache._counters, patient=True)
     tags: list[HotTag] = cache._driver.run(hot_tags(names, most, _HOT), cache._counters, patient=True)
-    return Frame(reading, keys, tags, [node_reading(node) for node in nodes_of(cache._connections)])
+    return Frame(reading, keys, tags, [_node_reading(node) for node in nodes_of(cache._connections)])
 
 
-def node_reading(node: Node) -> dict[str, Any]:
+def _node_reading(node: Node) -> dict[str, Any]:
     """Ask a node for its memory and its load; what it does not say is None."""
     try:
         info: Any = node.ask(lambda client: client.info())
@@ -165,7 +164,7 @@ def prefix_table(reading: Reading, seconds: float) -> Table:
         right = tuple(f"{name}/s" if name in _RATED else name for name in right)
     made = table("PREFIX", *right, right=right)
     ranked = sorted(reading.prefixes.items(), key=lambda item: (-_reads(item[1]), item[0]))
-    rows = [(prefix or "(none)", figures) for prefix, figures in ranked]
+    rows = [(prefix or "(none)", figures) for prefix, figures in ranked if _is_busy(figures)]
     if len(rows) > 1:
         rows.append(("all", reading.all))
     for name, figures in rows:
@@ -185,6 +184,10 @@ def prefix_table(reading: Reading, seconds: float) -> Table:
     return made
 
 
+def _is_busy(figures: CounterSnapshot) -> bool:
+    return bool(_reads(figures) or figures.loads or figures.sets or figures.invalidations or figures.errors)
+
+
 def _reads(figures: CounterSnapshot) -> int:
     return figures.hits + figures.stale_hits + figures.misses
 
@@ -196,8 +199,13 @@ def _rate(number: float, seconds: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.1f}" if rate >= 0.05 else "<0.1"
 
 
-def rendered(frame: Frame, cache: Cache, width: int) -> Group:
-    """Return a frame as it is shown on a terminal of so many columns."""
+def processes(reading: Reading) -> str:
+    """Say how many processes report."""
+    return f"{count(reading.processes)} process{'' if reading.processes == 1 else 'es'}"
+
+
+def rendered(frame: Frame, cache: Cache, width: int, hint: str = "") -> Group:
+    """Return a frame as it is shown on a terminal of so many columns, with a hint below."""
     reading, settings = frame.reading, cache.settings
     figures = reading.all
     rate = _reads(figures) / reading.seconds if reading.seconds else 0.0
@@ -205,7 +213,7 @@ def rendered(frame: Frame, cache: Cache, width: int) -> Group:
         (f"{plain(settings.namespace or 'neverstale')} v{settings.version}", "bold"),
         f"   {rate:,.0f} reads/s   hits ",
         share(figures.hit_rate),
-        f"   {count(reading.processes)} processes   {time.strftime('%H:%M:%S', time.gmtime(reading.at))} UTC",
+        f"   {processes(reading)}   {time.strftime('%H:%M:%S', time.gmtime(reading.at))} UTC",
     )
     parts: list[Any] = [head, Text(f"rates per second, of the last {reading.seconds:.0f} s", "dim"), ""]
     if reading.prefixes:
@@ -226,7 +234,9 @@ def rendered(frame: Frame, cache: Cache, width: int) -> Group:
             parts.append(side)
         else:
             parts += [hot[0], "", hot[1]]
-    parts += ["", _nodes(frame.nodes), Padding(Text("q ends it", "dim"), (1, 0, 0, 0))]
+    parts += ["", _nodes(frame.nodes)]
+    if hint:
+        parts += ["", Text(hint, "dim")]
     return Group(*parts)
 
 
