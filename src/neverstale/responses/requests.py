@@ -24,10 +24,26 @@ _WANTED: Final = frozenset(
         b"pragma",
         b"range",
         b"transfer-encoding",
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-original-url",
+        b"x-rewrite-url",
     )
 )
-#: Only the handler can answer these.
-_PASSING: Final = (b"range", b"if-match", b"if-unmodified-since", b"transfer-encoding")
+#: Only the handler can answer these. The last ones make some frameworks take a request for another: what one client
+#: gets for that is not to be shown to those who ask for what the URL says.
+_PASSING: Final = (
+    b"range",
+    b"if-match",
+    b"if-unmodified-since",
+    b"transfer-encoding",
+    b"x-http-method",
+    b"x-http-method-override",
+    b"x-method-override",
+    b"x-original-url",
+    b"x-rewrite-url",
+)
 
 
 class Request:

@@ -38,11 +38,12 @@ _KINDS: Final = {
 _NUMBER = re.compile(r"\s*[+-]?[\d_]+(?:\.0*)?\s*")
 _PLAIN_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 _LIKE_UUID = re.compile(rf"\{{?(?:urn:uuid:)?{_UUID}\}}?", re.IGNORECASE)
-#: So many paths are remembered with their rule; more are looked for anew.
+#: So many paths are remembered with their rule, none longer than this (at worst 1 MB); more are looked for anew.
 _KEPT: Final = 4096
+_LONGEST_KEPT: Final = 256
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
     """What a rule or a decorated endpoint says; all spans in seconds.
 
@@ -211,6 +212,8 @@ class RuleBook:
             return self._kept[path]
         except KeyError:
             found = self._find(path)
+        if len(path) > _LONGEST_KEPT:
+            return found
         if len(self._kept) >= _KEPT:
             self._kept.clear()
         self._kept[path] = found

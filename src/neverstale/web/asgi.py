@@ -75,6 +75,8 @@ _NOT_ASKED: Final = frozenset(
 )
 #: So many keys are remembered whose answers could not be stored; the oldest are forgotten.
 _UNKEPT: Final = 10_000
+#: So many caches are known, if a function returns several: one for each tenant, perhaps.
+_VIEWS: Final = 100
 
 
 @dataclass(slots=True)
@@ -182,7 +184,8 @@ class ResponseCacheMiddleware:
         )
         self._marked = Marked()
         self._unkept_for = uncacheable_for
-        self._unkept: dict[tuple[str, bool], float] = {}
+        # By the hashes of their keys: clients make these, of any length.
+        self._unkept: dict[int, float] = {}
         self._owed = Owed()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -249,7 +252,9 @@ class ResponseCacheMiddleware:
                 compress_above=settings.compress_above, max_value_bytes=settings.max_value_bytes
             )
             known = (given, view, sealer)
-            self._views = {id(given): known}
+            if len(self._views) >= _VIEWS:
+                self._views.clear()
+            self._views[id(given)] = known
         return known[1], known[2]
 
     async def _may_ask(self, scope: Scope, request: Request, options: Options | None) -> bytes | None:
@@ -371,7 +376,7 @@ class ResponseCacheMiddleware:
             await self._bypass(call.scope, call.receive, call.send, why)
             return
         client = Client(call.receive)
-        closed = (key, request.session or request.authorized)
+        personal = request.session or request.authorized
         loading = asyncio.ensure_future(
             cache._load(
                 key,
@@ -381,7 +386,7 @@ class ResponseCacheMiddleware:
                 sealer,
                 found,
                 renew=found.value is not MISS,
-                wait=not self._is_unkept(closed),
+                wait=not self._is_unkept(key, personal),
                 fallback=fallback,
             )
         )
@@ -472,8 +477,10 @@ class ResponseCacheMiddleware:
                 if found.seen is not None and found.seen.entry is not None:
                     names += tuple(tag for tag, _ in found.seen.entry.stamps)
             if not whole or keep is None or not _are_tags(names, key):
-                self._note_unkept((key, call.request.session or call.request.authorized))
-                return Answer(None, keep=False, forget=run.status not in FAILURES)
+                personal = call.request.session or call.request.authorized
+                self._note_unkept(key, personal)
+                # What a user is told for themselves says nothing of what all the others may still be told.
+                return Answer(None, keep=False, forget=not personal and run.status not in FAILURES)
             made = make(
                 ident,
                 run.status,
@@ -519,13 +526,14 @@ class ResponseCacheMiddleware:
         load = self._loader(call, key, stored.ident, found, stored, None, True)
         call.cache._renew(key, load, Lifetime(1), call.tags, sealer, found)
 
-    def _is_unkept(self, key: tuple[str, bool]) -> bool:
-        until = self._unkept.get(key)
+    def _is_unkept(self, key: str, personal: bool) -> bool:
+        until = self._unkept.get(hash((key, personal)))
         return until is not None and until > time.monotonic()
 
-    def _note_unkept(self, key: tuple[str, bool]) -> None:
-        self._unkept.pop(key, None)
-        self._unkept[key] = time.monotonic() + self._unkept_for
+    def _note_unkept(self, key: str, personal: bool) -> None:
+        name = hash((key, personal))
+        self._unkept.pop(name, None)
+        self._unkept[name] = time.monotonic() + self._unkept_for
         while len(self._unkept) > _UNKEPT:
             with suppress(KeyError, StopIteration, RuntimeError):
                 del self._unkept[next(iter(self._unkept))]

@@ -22,8 +22,9 @@ log = logging.getLogger("neverstale.web")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK: Final = "__neverstale_response__"
-#: So many paths are remembered; more are looked for anew.
+#: So many paths are remembered, none longer than this (at worst 2 MB); more are looked for anew.
 _KEPT: Final = 4096
+_LONGEST_KEPT: Final = 256
 #: `Match.FULL` of Starlette.
 _FULL: Final = 2
 
@@ -81,6 +82,8 @@ class Marked:
             return self._kept[key]
         except KeyError:
             found = self._find(routes, scope)
+        if len(scope["path"]) + len(host) > _LONGEST_KEPT:
+            return found
         if len(self._kept) >= _KEPT:
             self._kept.clear()
         self._kept[key] = found

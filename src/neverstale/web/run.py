@@ -84,6 +84,7 @@ class Run:
         self._state = _State.COLLECTING
         self._decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._asked = False
+        self._abandoned = False
         self._passing = asyncio.Event()
         self._chunks: list[bytes] = []
         self._size = 0
@@ -131,7 +132,7 @@ class Run:
             error = raised
             if not self._decided.done():
                 self._decided.set_exception(raised)
-            elif self._client is None or self._state is _State.OVER:
+            elif not self._abandoned and (self._client is None or self._state is _State.OVER):
                 # After its answer (a background task) or with nobody there: a server would log it, so this does.
                 log.error("a handler failed after its answer", exc_info=raised)
         if self._client is not None and self._state in (_State.PASSING, _State.STREAMING):
@@ -221,6 +222,7 @@ class Run:
     def _left(self) -> OSError:
         """End a run that nobody would have anything of; what `send` raises then is said by ASGI."""
         assert self._task is not None
+        self._abandoned = True
         self._task.cancel()
         return OSError("the client has left")
 
