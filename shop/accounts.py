@@ -7,19 +7,17 @@ password (all of the user's), after a week without a visit, and after thirty day
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from . import caching
-from .db import Database
 from .errors import Conflict, NotLoggedIn
 from .models import AuthSession, User, utc_now
 from .passwords import hash_password, verify_password
+from .sessions import ABSOLUTE_LIFE, digest_of
 from .state import Shop
 from .views import Account, SessionView
 
@@ -39,10 +37,6 @@ __all__ = [
 ]
 
 ADMIN_EMAIL = "admin@example.com"
-ABSOLUTE_LIFE = timedelta(days=30)
-IDLE_LIFE = timedelta(days=7)
-# How exact "last seen" is: one write in five minutes at most, not one for every page.
-_SEEN_EVERY = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -53,46 +47,33 @@ class LogIn:
     token: str
 
 
-async def find(db: Database, token: str) -> Account | None:
+async def find(shop: Shop, token: str) -> Account | None:
     """Return whose session this is, or `None` for one that is unknown or over."""
-    now = utc_now()
-    async with db.read() as session:
-        row = (
-            await session.execute(
-                select(User.id, User.email, User.name, User.is_admin, AuthSession.seen_at)
-                .join(AuthSession, AuthSession.user_id == User.id)
-                .where(AuthSession.id_hash == _digest(token), *_alive(now))
-            )
-        ).one_or_none()
-    if row is None:
-        return None
-    if now - row.seen_at > _SEEN_EVERY:
-        async with db.write() as session:
-            # An update, never an insert: a session that was ended meanwhile stays ended.
-            await session.execute(
-                update(AuthSession).where(AuthSession.id_hash == _digest(token)).values(seen_at=now)
-            )
-    return Account(*row[:4])
+    return await shop.sessions.find(token)
 
 
-async def log_in(db: Database, email: str, password: str, *, old_token: str | None, device: str) -> LogIn:
+async def log_in(shop: Shop, email: str, password: str, *, old_token: str | None, device: str) -> LogIn:
     """Check a password and open a session, ending the one that the browser had.
 
     Raises `NotLoggedIn`, with the same words for a wrong address and a wrong password.
     """
     address = _normal(email)
-    async with db.read() as session:
+    async with shop.db.read() as session:
         # Nobody's address has characters that cannot be printed, and some of them PostgreSQL refuses to compare.
         known = address.isprintable()
         user = await session.scalar(select(User).where(User.email == address)) if known else None
     if not await verify_password(user.password_hash if user else None, password) or user is None:
         raise NotLoggedIn("wrong e-mail address or password")
     token = _new_token()
-    async with db.write() as session:
-        if old_token:
-            await session.execute(delete(AuthSession).where(AuthSession.id_hash == _digest(old_token)))
+    async with shop.db.write() as session:
+        # Only with the password that was checked: a change meanwhile has ended all sessions, and would miss this one.
+        checked = select(User.id).where(User.id == user.id, User.password_hash == user.password_hash)
+        if await session.scalar(checked.with_for_update()) is None:
+            raise NotLoggedIn("wrong e-mail address or password")
         await session.execute(delete(AuthSession).where(AuthSession.expires_at <= utc_now()))
         session.add(_session(user.id, token, device))
+    if old_token:
+        await shop.sessions.end(old_token)
     return LogIn(_account(user), token)
 
 
@@ -112,60 +93,38 @@ async def register(shop: Shop, email: str, name: str, password: str, *, device: 
     return LogIn(_account(user), token)
 
 
-async def log_out(db: Database, token: str) -> None:
+async def log_out(shop: Shop, token: str) -> None:
     """End a session, at once and for every process."""
-    async with db.write() as session:
-        await session.execute(delete(AuthSession).where(AuthSession.id_hash == _digest(token)))
+    await shop.sessions.end(token)
 
 
 async def sessions(shop: Shop, account: Account, token: str) -> list[SessionView]:
     """Return where an account is logged in: the session that asks first, then the one seen last, and so on."""
-    current = _digest(token)
-    async with shop.db.read() as session:
-        rows = await session.scalars(
-            select(AuthSession)
-            .where(AuthSession.user_id == account.id, *_alive(utc_now()))
-            .order_by(AuthSession.seen_at.desc(), AuthSession.created_at.desc(), AuthSession.id_hash)
-        )
-        found = [
-            SessionView(row.id_hash, row.device, row.created_at, row.seen_at, row.id_hash == current)
-            for row in rows
-        ]
-    return sorted(found, key=lambda each: not each.current)
+    return await shop.sessions.of(account, token)
 
 
 async def end_session(shop: Shop, account: Account, session_id: str) -> bool:
     """End one session of an account by its id in `sessions`, and say whether there was such a one."""
-    async with shop.db.write() as session:
-        ended = await session.execute(
-            delete(AuthSession)
-            .where(AuthSession.user_id == account.id, AuthSession.id_hash == session_id)
-            .returning(AuthSession.id_hash)
-        )
-        return ended.one_or_none() is not None
+    return await shop.sessions.end_one(account, session_id)
 
 
 async def end_other_sessions(shop: Shop, account: Account, token: str) -> int:
     """End all sessions of an account but the one that asks, and say how many there were."""
-    async with shop.db.write() as session:
-        others = AuthSession.user_id == account.id, AuthSession.id_hash != _digest(token)
-        alive = (await session.scalars(select(AuthSession.id_hash).where(*others, *_alive(utc_now())))).all()
-        await session.execute(delete(AuthSession).where(*others))
-        return len(alive)
+    return await shop.sessions.end_all(account.id, but=token)
 
 
-async def change_password(db: Database, account: Account, current: str, new: str, *, device: str) -> LogIn:
+async def change_password(shop: Shop, account: Account, current: str, new: str, *, device: str) -> LogIn:
     """Set a new password, end every session of the user, and open a new one for who asked.
 
     Raises `NotLoggedIn` when the current password is wrong.
     """
-    async with db.read() as session:
+    async with shop.db.read() as session:
         stored = await session.scalar(select(User.password_hash).where(User.id == account.id))
     if not await verify_password(stored, current):
         raise NotLoggedIn("the current password is wrong")
     new_hash = await hash_password(new)
     token = _new_token()
-    async with db.write() as session:
+    async with shop.db.write() as session:
         changed = await session.execute(
             # Only if it still is the one that was checked: of two changes at once, the second is refused.
             update(User)
@@ -177,36 +136,35 @@ async def change_password(db: Database, account: Account, current: str, new: str
             raise Conflict("the password was changed by somebody else meanwhile")
         await session.execute(delete(AuthSession).where(AuthSession.user_id == account.id))
         session.add(_session(account.id, token, device))
+    await shop.sessions.end_all(account.id, but=token)
     return LogIn(account, token)
 
 
-async def apply_admin_password(db: Database, password: str) -> bool:
+async def apply_admin_password(shop: Shop, password: str) -> bool:
     """Make this the administrator's password, and say whether that changed anything.
 
     Every worker does it at its start; the first one changes, the others find it done.
     """
-    async with db.read() as session:
+    async with shop.db.read() as session:
         admin = await session.scalar(select(User).where(User.email == ADMIN_EMAIL))
     if admin is not None and await verify_password(admin.password_hash, password):
         return False
     new_hash = await hash_password(password)
-    async with db.write() as session:
+    async with shop.db.write() as session:
         if admin is None:
             session.add(User(email=ADMIN_EMAIL, name="Administrator", password_hash=new_hash, is_admin=True))
         else:
             await session.execute(update(User).where(User.id == admin.id).values(password_hash=new_hash))
             await session.execute(delete(AuthSession).where(AuthSession.user_id == admin.id))
+    if admin is not None:
+        await shop.sessions.end_all(admin.id)
     return True
-
-
-def _alive(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    return AuthSession.expires_at > now, AuthSession.seen_at > now - IDLE_LIFE
 
 
 def _session(user_id: int, token: str, device: str) -> AuthSession:
     now = utc_now()
     return AuthSession(
-        id_hash=_digest(token),
+        id_hash=digest_of(token),
         user_id=user_id,
         created_at=now,
         seen_at=now,
@@ -225,7 +183,3 @@ def _normal(email: str) -> str:
 
 def _new_token() -> str:
     return secrets.token_urlsafe(32)
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

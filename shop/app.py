@@ -26,6 +26,7 @@ from .caching import RULES, CachedCatalog
 from .db import Database
 from .pages import accounts as account_pages
 from .pages import admin, editor, storefront
+from .sessions import ShopSessions
 from .settings import Settings
 from .state import Shop
 from .web import Guarded, Measured, add_error_handlers
@@ -66,12 +67,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def life(app: FastAPI) -> AsyncIterator[None]:
         db = Database(chosen.database_url)
         catalog = await CachedCatalog.open(db, chosen)
-        app.state.shop = Shop(chosen, db, catalog)
-        if chosen.admin_password and await accounts.apply_admin_password(db, chosen.admin_password):
+        sessions = ShopSessions(db, catalog.cache)
+        shop = app.state.shop = Shop(chosen, db, catalog, sessions)
+        if chosen.admin_password and await accounts.apply_admin_password(shop, chosen.admin_password):
             log.warning("the administrator's password was set from SHOP_ADMIN_PASSWORD")
         try:
             yield
         finally:
+            await sessions.close()
             await catalog.close()
             await db.close()
 

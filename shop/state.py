@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .caching import CachedCatalog
 from .db import Database
+from .sessions import ShopSessions
 from .settings import Settings
 
 __all__ = ["Shop"]
@@ -18,3 +19,4 @@ class Shop:
     settings: Settings
     db: Database
     catalog: CachedCatalog
+    sessions: ShopSessions

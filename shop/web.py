@@ -82,7 +82,7 @@ def session_token(request: Request) -> str | None:
 
 async def _maybe_user(request: Request, shop: TheShop) -> Account | None:
     token = session_token(request)
-    return await accounts.find(shop.db, token) if token else None
+    return await accounts.find(shop, token) if token else None
 
 
 MaybeUser = Annotated[Account | None, Depends(_maybe_user)]

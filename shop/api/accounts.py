@@ -1,13 +1,14 @@
-"""Log-in, log-out, registration, password and who am I, as JSON."""
+"""Log-in, log-out, registration, password, sessions and who am I, as JSON."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from shop import accounts
+from shop.errors import NotFound
 from shop.web import TheShop, User, device_of, end_session_cookie, json, session_token, set_session_cookie
 
 from .texts import Email, Line, Password
@@ -18,6 +19,7 @@ router = APIRouter(prefix="/api", tags=["accounts"])
 
 # Of a password to be checked nothing is asked but that checking it ends: it may be older than the rules.
 GivenPassword = Annotated[str, Field(max_length=1000)]
+SessionId = Annotated[str, Path(max_length=64, pattern="^[0-9a-f]+$")]
 
 
 class Credentials(BaseModel):
@@ -52,7 +54,7 @@ class PasswordChange(BaseModel):
 async def log_in(given: Credentials, request: Request, shop: TheShop) -> Response:
     """Log in: the answer sets the cookie."""
     opened = await accounts.log_in(
-        shop.db, given.email, given.password, old_token=session_token(request), device=device_of(request)
+        shop, given.email, given.password, old_token=session_token(request), device=device_of(request)
     )
     response = json(opened.account)
     set_session_cookie(request, response, opened.token)
@@ -64,7 +66,7 @@ async def log_out(request: Request, shop: TheShop) -> Response:
     """Log out; also right when nobody is logged in."""
     token = session_token(request)
     if token:
-        await accounts.log_out(shop.db, token)
+        await accounts.log_out(shop, token)
     response = Response(status_code=204)
     end_session_cookie(response)
     return response
@@ -82,9 +84,7 @@ async def register(given: Registration, request: Request, shop: TheShop) -> Resp
 @router.post("/password", response_model=None)
 async def change_password(given: PasswordChange, request: Request, shop: TheShop, user: User) -> Response:
     """Change the password: every session ends, and the answer sets the cookie of a new one."""
-    opened = await accounts.change_password(
-        shop.db, user, given.current, given.new, device=device_of(request)
-    )
+    opened = await accounts.change_password(shop, user, given.current, given.new, device=device_of(request))
     response = json(opened.account)
     set_session_cookie(request, response, opened.token)
     return response
@@ -94,3 +94,23 @@ async def change_password(given: PasswordChange, request: Request, shop: TheShop
 async def who_am_i(user: User) -> Response:
     """Return who is logged in."""
     return json(user)
+
+
+@router.get("/sessions", response_model=None)
+async def sessions(request: Request, shop: TheShop, user: User) -> Response:
+    """List where the account is logged in: the session that asks first, then the one seen last, and so on."""
+    return json(await accounts.sessions(shop, user, session_token(request) or ""))
+
+
+@router.delete("/sessions/{session_id}", status_code=204, response_model=None)
+async def end_session(session_id: SessionId, shop: TheShop, user: User) -> Response:
+    """End one session, at once."""
+    if not await accounts.end_session(shop, user, session_id):
+        raise NotFound("no such session")
+    return Response(status_code=204)
+
+
+@router.delete("/sessions", response_model=None)
+async def end_other_sessions(request: Request, shop: TheShop, user: User) -> Response:
+    """End all sessions but the one that asks, and say how many there were."""
+    return json({"ended": await accounts.end_other_sessions(shop, user, session_token(request) or "")})

@@ -67,7 +67,7 @@ async def log_in(
     """Log in and go on."""
     try:
         opened = await accounts.log_in(
-            shop.db, email, password, old_token=session_token(request), device=device_of(request)
+            shop, email, password, old_token=session_token(request), device=device_of(request)
         )
     except NotLoggedIn as error:
         context = {"next": _local(next), "email": email, "problem": f"{error.detail.capitalize()}."}
@@ -115,7 +115,7 @@ async def log_out(request: Request, shop: TheShop) -> Response:
     """Log out and go to the storefront."""
     token = session_token(request)
     if token:
-        await accounts.log_out(shop.db, token)
+        await accounts.log_out(shop, token)
     response = RedirectResponse("/", 303)
     end_session_cookie(response)
     return response
@@ -139,7 +139,7 @@ async def change_password(
     if problem:
         return await _account_page(request, shop, user, {"new": problem}, 422)
     try:
-        opened = await accounts.change_password(shop.db, user, current, new, device=device_of(request))
+        opened = await accounts.change_password(shop, user, current, new, device=device_of(request))
     except NotLoggedIn:
         return await _account_page(
             request, shop, user, {"current": "This is not your current password."}, 422
