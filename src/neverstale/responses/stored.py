@@ -14,7 +14,7 @@ from neverstale.core.plan import Sealed
 from neverstale.errors import EncodingError
 from neverstale.sealing import SealedValue, ValueSealer
 
-__all__ = ["Flag", "Stored", "StoredSealer", "new_ident"]
+__all__ = ["CODEC", "Flag", "Stored", "StoredSealer", "new_ident"]
 
 
 # Plain numbers: on the way of every hit, `&` of an IntFlag takes ten times as long.
