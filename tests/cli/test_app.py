@@ -1,0 +1,223 @@
+"""The command line as such: where Redis is, how it writes, what its exit statuses mean, and `ping`, `stats`, `top`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+import pytest
+
+from neverstale import Cache
+from neverstale.testing.servers import RedisCluster, RedisServer, binaries
+from tests.cli.conftest import Command, visible
+
+COMMANDS = ("ping", "stats", "top", "get", "keys", "invalidate", "clear", "doctor", "warm")
+
+
+class TestUsage:
+    def test_is_installed(self) -> None:
+        """`neverstale` is a command."""
+        (found,) = entry_points(group="console_scripts", name="neverstale")
+        assert found.value == "neverstale.cli:main"
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_help(self, command: Command, name: str) -> None:
+        """Every command has a help text that says its exit statuses."""
+        ran = command(name, "--help")
+        assert ran.status == 0
+        assert "Exit status" in ran.out or name == "invalidate"
+
+    def test_help_lists_all(self, command: Command) -> None:
+        """The help lists all commands, none of them cut off."""
+        said = command("--help").out
+        assert set(COMMANDS) <= set(re.findall(r"^  (\w+)", said, re.MULTILINE))
+        assert "..." not in said.partition("Commands:")[2]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["fly"],
+            ["get"],
+            ["get", "a", "--url"],
+            ["get", "a", "--version-number", "none"],
+            ["get", "a", "--version-number", "0"],
+            ["get", "a", "--url", "http://example.com"],
+            ["get", "a", "--namespace", "no spaces"],
+            ["get", ""],
+            ["keys", "--limit", "-1"],
+            ["doctor", "--mend", "burn"],
+            ["doctor", "--mend", "expire", "--no-scan"],
+            ["warm", "nothing"],
+            ["warm", "no.such:module"],
+            ["warm", "json:nothing"],
+            ["warm", "json:__name__"],
+        ],
+    )
+    def test_wrong(self, command: Command, arguments: list[str]) -> None:
+        """Wrong usage is one line on standard error, and status 2."""
+        ran = command(*arguments)
+        assert (ran.status, ran.out) == (2, "")
+        assert len(ran.err.splitlines()) == 1
+        assert ran.err.startswith("neverstale: ")
+
+    def test_nothing(self, command: Command) -> None:
+        """Without a command there is help, and status 2."""
+        ran = command()
+        assert ran.status == 2
+        assert "Usage" in ran.out + ran.err
+
+    def test_wrong_environment(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A wrong variable is named."""
+        monkeypatch.setenv("NEVERSTALE_VERSION", "three")
+        ran = command("ping")
+        assert ran.status == 2
+        assert "NEVERSTALE_VERSION" in ran.err
+
+    def test_option_over_environment(self, command: Command, cache: Cache) -> None:
+        """An option is stronger than the environment."""
+        cache.set("a", "x")
+        assert command("get", "a", "--namespace", "other").status == 1
+        assert command("get", "a", "--url", "redis://127.0.0.1:1").status == 3
+
+    def test_without_the_extra(self) -> None:
+        """Without typer and rich one line says what to install."""
+        code = "import sys; sys.modules['typer'] = None; from neverstale.cli import main; main(['ping'])"
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert ran.returncode == 2
+        assert "pip install 'neverstale[cli]'" in ran.stderr
+        assert len(ran.stderr.splitlines()) == 1
+
+
+class TestAway:
+    @pytest.mark.parametrize(
+        "arguments",
+        [["get", "a"], ["keys"], ["stats"], ["top", "--once"], ["doctor"], ["clear", "--yes"], ["ping"]],
+    )
+    @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "redis://127.0.0.1:1?cluster=true"])
+    def test_is_status_3(self, command: Command, arguments: list[str], url: str) -> None:
+        """Redis away is a status of its own, and one line at most."""
+        ran = command(*arguments, "--url", url)
+        assert ran.status == 3
+        assert len(ran.err.splitlines()) <= 1
+
+    def test_wrong_password(self, command: Command) -> None:
+        """A password that is refused is Redis away; it is not shown."""
+        with RedisServer.start(binaries()["redis"], password="right") as server:
+            ran = command("get", "a", "--url", f"redis://:wrong-secret@127.0.0.1:{server.port}")
+            assert ran.status == 3
+            assert "wrong-secret" not in ran.out + ran.err
+            assert command("get", "a", "--url", server.url).status == 1
+
+    @pytest.mark.parametrize(
+        "url", ["redis://user:top-secret@127.0.0.1:1/x/y", "top-secret", "redis://:top-secret@"]
+    )
+    def test_password_of_a_wrong_url(self, command: Command, url: str) -> None:
+        """A URL that cannot be read is not quoted."""
+        assert "top-secret" not in command("ping", "--url", url).err
+
+
+class TestPing:
+    def test_single(self, command: Command) -> None:
+        """The one node answers."""
+        ran = command("ping")
+        assert ran.status == 0
+        (node,) = ran.json["nodes"]
+        assert (node["ok"], node["role"]) == (True, "primary")
+        assert node["server"].startswith("redis ")
+
+    def test_cluster(self, cluster_command: Command, redis_cluster: RedisCluster) -> None:
+        """Of a cluster all six nodes are asked."""
+        ran = cluster_command("ping")
+        assert ran.status == 0
+        assert [node["role"] for node in ran.json["nodes"]] == ["primary"] * 3 + ["replica"] * 3
+
+    def test_dead_primary(self, cluster_command: Command, redis_cluster: RedisCluster) -> None:
+        """A primary that does not answer is status 3, and named."""
+        victim = redis_cluster.primaries()[0]
+        cluster_command.environ["NEVERSTALE_PATIENT_TIMEOUT"] = "1"
+        victim.freeze()
+        others = [f"127.0.0.1:{node.port}" for node in redis_cluster.nodes if node is not victim]
+        process = cluster_command.process("ping", "--url", f"redis://{','.join(others)}?cluster=true")
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 3
+        assert str(victim.port) in said
+
+
+class TestFigures:
+    def test_nobody_reports(self, command: Command) -> None:
+        """Without reports there are no figures, which is a negative answer."""
+        ran = command("stats")
+        assert ran.status == 1
+        assert ran.json["prefixes"] == {}
+
+    def test_stats(self, command: Command, cache: Cache) -> None:
+        """The figures of all processes are told by prefix."""
+        with cache.reporting():
+            view = cache.with_prefix("p:")
+            view.get_or_load("a", lambda: 1)
+            assert view.get_json("a", int) == 1
+        ran = command("stats")
+        assert ran.status == 0
+        figures = ran.json["prefixes"]["p:"]
+        assert (figures["hits"], figures["misses"], figures["loads"]) == (1, 1, 1)
+        assert figures["hit_rate"] == 0.5
+        assert "50.0%" in command("stats", "--no-json").out
+        assert command("stats", "--last", "60").json["prefixes"]["p:"]["hits"] == 1
+
+    def test_top_once(self, command: Command, cache: Cache) -> None:
+        """One look has rates, what is hot, and the nodes."""
+        with cache.reporting():
+            view = cache.with_prefix("p:")
+            for _ in range(600):
+                view.get_or_load("a", lambda: 1, tags=["t"])
+        ran = command("top", "--once")
+        assert ran.status == 0
+        assert [(key["prefix"], key["key"]) for key in ran.json["hot_keys"]] == [("p:", "a")]
+        assert [tag["tag"] for tag in ran.json["hot_tags"]] == ["t"]
+        assert ran.json["nodes"][0]["used_memory"] > 0
+        assert "p:a" in command("top", "--once", "--no-json").out
+
+    @pytest.mark.parametrize("key", ["q", "\x03"])
+    def test_top_live(self, command: Command, cache: Cache, key: str) -> None:
+        """In a terminal it goes on until q or Ctrl-C, and leaves the terminal as it was."""
+        with cache.reporting():
+            cache.with_prefix("p:").get_or_load("a", lambda: 1)
+        ran = command.terminal("top", "--every", "0.5", say=[("q ends it", key)])
+        assert ran.status == 0
+        assert "reads/s" in visible(ran.out)
+        assert ran.out.rstrip().endswith("\x1b[?1049l")  # the screen as it was before
+        assert "Traceback" not in ran.out
+
+    def test_narrow(self, command: Command, cache: Cache) -> None:
+        """In 80 columns no line is longer, and no prefix is cut up."""
+        with cache.reporting():
+            cache.with_prefix("computed:").get_or_load("a", lambda: 1)
+        ran = command.terminal("top", "--once", "--no-json")
+        lines = visible(ran.out).splitlines()
+        assert max(map(len, lines)) <= 80
+        assert any(line.startswith("computed:") for line in lines)
+
+
+class TestOutput:
+    def test_colours(self, command: Command, cache: Cache) -> None:
+        """Colours where there is a terminal; with --json none there either."""
+        cache.set("a", "x")
+        assert "\x1b[" in command.terminal("get", "a").out
+        assert "\x1b[" not in command.terminal("get", "a", "--json").out
+
+    def test_json_into_a_pipe(self, command: Command, cache: Cache) -> None:
+        """JSON where there is no terminal."""
+        assert command("ping").out.startswith("{")
+        assert not command("ping", "--no-json").out.startswith("{")
+
+    def test_cluster_frames(
+        self, cluster_command: Command, redis_cluster: RedisCluster, make_cache: Callable[..., Cache]
+    ) -> None:
+        """On a cluster `top` tells of every primary."""
+        cache = make_cache(redis_cluster.url)
+        with cache.reporting():
+            cache.get_or_load("a", lambda: 1)
+        assert len(cluster_command("top", "--once").json["nodes"]) == 3
