@@ -5,7 +5,6 @@ Every error is one line on standard error: no traceback, and no password, for `S
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated, Any, Final
 
@@ -111,14 +110,11 @@ def run(arguments: list[str]) -> int:
         return _say(problem, AWAY)
     except NeverstaleError as problem:
         return _say(problem, FOUND)
-    except BrokenPipeError:
-        # Whoever read, such as `head`, has enough. Python would complain again when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except REDIS_ERRORS as problem:
         return _say(unavailable(problem), AWAY)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("\n")
+        # A progress bar that was interrupted while it began has hidden the cursor.
+        sys.stderr.write("\x1b[?25h\n" if sys.stderr.isatty() else "\n")
         return INTERRUPTED
     except Exception as problem:
         # typer's own errors, whichever copy of click it brings along.

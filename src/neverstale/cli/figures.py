@@ -29,6 +29,8 @@ __all__ = ["ping", "stats", "top"]
 
 #: Rates are those of so many seconds: processes report once a second, so a shorter window would flicker.
 _WINDOW: Final = 10.0
+#: q, Escape, and what Ctrl-C and Ctrl-D are where they are no signals.
+_ENDS: Final = ("q", "Q", "\x1b", "\x03", "\x04")
 
 
 def ping(context: typer.Context) -> None:
@@ -147,20 +149,20 @@ def _watch(out: Output, cache: Cache, every: float, most: int) -> None:
 
     # Before the screen is taken: what fails at the start is one line.
     frame = frame_of(cache, Reading.take(cache, last=60), most)
-    with (
-        _keys_one_by_one() as pressed,
-        Live(shown(), console=out.console, screen=True, auto_refresh=False) as live,
-    ):
-        live.refresh()
-        while True:
-            if pressed(every) in ("q", "Q", "\x1b", "\x03", "\x04"):
-                return
-            try:
-                frame = _next(cache, readings, most)
-                live.update(shown(), refresh=True)
-            except RedisUnavailable as problem:
-                wrong = Text(f"Redis does not answer: {plain(problem)}", "bold red")
-                live.update(Group(wrong, "", shown()), refresh=True)
+    live = Live(shown(), console=out.console, screen=True, auto_refresh=False)
+    with _keys_one_by_one() as pressed:
+        try:
+            # Not as a context manager: interrupted while it starts, it would leave the terminal to its screen.
+            live.start(refresh=True)
+            while pressed(every) not in _ENDS:
+                try:
+                    frame = _next(cache, readings, most)
+                    live.update(shown(), refresh=True)
+                except RedisUnavailable as problem:
+                    wrong = Text(f"Redis does not answer: {plain(problem)}", "bold red")
+                    live.update(Group(wrong, "", shown()), refresh=True)
+        finally:
+            live.stop()
 
 
 def _next(cache: Cache, readings: deque[Reading], most: int) -> Frame:

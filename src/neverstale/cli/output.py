@@ -9,10 +9,12 @@ Rules:
 from __future__ import annotations
 
 import json
+import os
 import sys
 import unicodedata
 from typing import Any, Final
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -46,12 +48,20 @@ class Output:
 
     def data(self, value: Any) -> None:
         """Write one JSON document."""
-        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+        self._write(json.dumps(value, indent=2, default=str))
 
     def line(self, value: Any) -> None:
         """Write one line of JSON, for what comes in a stream."""
-        sys.stdout.write(json.dumps(value, default=str) + "\n")
-        sys.stdout.flush()
+        self._write(json.dumps(value, default=str))
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever reads, such as `head`, has enough. Python would complain again when it flushes at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
 
     def remark(self, text: str) -> None:
         """Say something to people that is no result."""
