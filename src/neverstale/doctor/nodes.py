@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Literal, TypeVar
 
 import redis
 
-from neverstale.drive.clients import Connections
+from neverstale.drive.clients import Client, Connections
 from neverstale.drive.cluster import BoundedCluster
 from neverstale.drive.connection import REDIS_ERRORS, unavailable
 from neverstale.errors import RedisUnavailable
@@ -59,10 +60,7 @@ def nodes_of(connections: Connections, *, replicas: bool = False) -> list[Node]:
         RedisUnavailable: it is a cluster, and no node of it answers.
     """
     settings = connections.settings
-    try:
-        client = connections.patient
-    except REDIS_ERRORS as problem:
-        raise unavailable(problem) from problem
+    client = _client_of(connections)
     if not isinstance(client, BoundedCluster):
         name = settings.path or f"{settings.host}:{settings.port}"
         if settings.mode == "sentinel":
@@ -76,6 +74,17 @@ def nodes_of(connections: Connections, *, replicas: bool = False) -> list[Node]:
     if not found:
         raise RedisUnavailable("the cluster names no primary")
     return sorted(found, key=lambda node: (node.role, node.name))
+
+
+def _client_of(connections: Connections) -> Client:
+    # Each attempt asks another node of a cluster: who looks for what is wrong must not stop at the one that is.
+    for _ in connections.settings.nodes[1:]:
+        with contextlib.suppress(*REDIS_ERRORS):
+            return connections.patient
+    try:
+        return connections.patient
+    except REDIS_ERRORS as problem:
+        raise unavailable(problem) from problem
 
 
 def is_loopback(host: str) -> bool:
