@@ -1,0 +1,246 @@
+"""What is in the keys: found on a single node and on a cluster, with nothing changed."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from neverstale import Cache
+from neverstale.core.calls import Enlist
+from neverstale.core.commands import Together
+from neverstale.doctor import Scan, examine, mend, mendable
+from neverstale.doctor import scan as scanning
+from neverstale.doctor.nodes import nodes_of
+from neverstale.doctor.scan import Scanner
+from neverstale.testing.servers import RedisServer, Server
+from tests.doctor.conftest import MakeCache, codes, finding
+
+
+def scanned(cache: Cache) -> Scan:
+    found = examine(cache, rate=0).scan
+    assert found is not None
+    return found
+
+
+class TestPlanted:
+    @pytest.mark.plants_keys
+    def test_without_ttl(self, server: Server, make_cache: MakeCache) -> None:
+        """A key of the namespace without a TTL is found, on every kind of server."""
+        cache = make_cache(server.url)
+        for number in range(50):
+            cache.set(f"fine:{number}", "x")
+        for number in range(5):
+            server.client().set(f"shop:v1:api:{number}", "x")
+        server.client().set("elsewhere:v1:a", "x")
+        report = examine(cache, rate=0)
+        assert finding(report, "no-ttl").severity == "error"
+        assert finding(report, "no-ttl").what.startswith("5 keys without a TTL: shop:v1:api:")
+        assert report.scan is not None
+        assert report.scan.lasting_count == 5
+
+    @pytest.mark.plants_keys
+    @pytest.mark.parametrize("how", ["expire", "delete"])
+    def test_mend(self, server: Server, make_cache: MakeCache, how: str) -> None:
+        """Mending sets a TTL or deletes; the next examination finds nothing."""
+        cache, client = make_cache(server.url, ttl=600), server.client()
+        client.set("shop:v1:api:1", "x")
+        client.set("shop:cache:tag:{t}:stamp", "00@1")
+        client.set("shop:v1:long", "x", ex=200_000)
+        client.set("shop:queue", "x")
+        cache.set("fine", "x", ttl=60)
+        report = examine(cache, rate=0)
+        assert {"no-ttl", "ttl-above-a-day", "no-ttl-foreign"} <= codes(report)
+        assert report.scan is not None
+        wrong = mendable([*report.scan.lasting, *report.scan.long])
+        done = mend(report.primaries, wrong, cache.settings, "expire" if how == "expire" else "delete")
+        assert (done.expired, done.deleted) == ((3, 0) if how == "expire" else (0, 3))
+        assert not codes(examine(cache, rate=0)) & {"no-ttl", "ttl-above-a-day"}
+        assert client.ttl("shop:queue") == -1  # not ours: left alone
+        assert 0 < client.ttl("shop:v1:fine") <= 60
+        if how == "expire":
+            assert 0 < client.ttl("shop:v1:api:1") <= 600
+            assert 600 < client.ttl("shop:cache:tag:{t}:stamp") <= 86_400
+
+    @pytest.mark.plants_keys
+    def test_mended_meanwhile(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """A key that got a right TTL since the scan keeps it, and is not deleted."""
+        cache, client = make_cache(redis_server.url), redis_server.client()
+        client.set("shop:v1:a", "x")
+        report = examine(cache, rate=0)
+        client.expire("shop:v1:a", 50)
+        assert report.scan is not None
+        for how in ("expire", "delete"):
+            done = mend(
+                report.primaries,
+                report.scan.lasting,
+                cache.settings,
+                "expire" if how == "expire" else "delete",
+            )
+            assert (done.expired, done.deleted, done.untouched) == (0, 0, 1)
+        assert 0 < client.ttl("shop:v1:a") <= 50
+
+    @pytest.mark.plants_keys
+    def test_strange(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """What has a name of ours and is something else is told from entries, whatever its type."""
+        client = redis_server.client()
+        client.set("shop:v1:a", "not an entry", ex=60)
+        client.rpush("shop:v1:b", "x")
+        client.expire("shop:v1:b", 60)
+        client.set("shop:queue", "x", ex=60)
+        report = examine(make_cache(redis_server.url), rate=0)
+        assert {"not-ours-inside", "foreign-keys"} <= codes(report)
+        assert report.scan is not None
+        assert report.scan.strange_count == 2
+
+
+class TestGroups:
+    def test_memory(self, server: Server, make_cache: MakeCache) -> None:
+        """Memory is told by prefix, by tag and by key, every key once."""
+        cache = make_cache(server.url)
+        for number in range(30):
+            cache.with_prefix("api:").set(str(number), "x" * 1000, tags=["all", f"t{number % 3}"])
+        cache.with_prefix("price:").set("big", "x" * 2000)
+        found = scanned(cache)
+        assert {name: group.keys for name, group in found.prefixes.items()} == {"api:": 30, "price:": 1}
+        assert {name: group.keys for name, group in found.tags.items()} == {
+            "all": 30,
+            "t0": 10,
+            "t1": 10,
+            "t2": 10,
+        }
+        group = found.prefixes["api:"]
+        assert group.memory is not None
+        assert group.memory > 30 * 1000
+        assert found.biggest[0].bytes == max(big.bytes for big in found.biggest)
+        assert "shop:v1:price:big" in [big.key for big in found.biggest]
+        assert found.complete
+
+    def test_many_tags(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """An entry whose tags do not fit the part that is read first is read on."""
+        cache = make_cache(redis_server.url)
+        cache.set("a", "x", tags=[f"a rather long name of a tag, number {number}" for number in range(200)])
+        found = scanned(cache)
+        assert len(found.tags) == 200
+        assert found.strange_count == 0
+
+    def test_estimated(
+        self, redis_server: RedisServer, make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of many keys only some are measured; the sums are scaled up, and say that they are estimates."""
+        cache = make_cache(redis_server.url)
+        cache.set_many({f"k:{number}": "x" * 500 for number in range(400)})
+        exact = scanned(cache).prefixes["k:"].memory
+        monkeypatch.setattr(scanning, "_EXACT", 40)
+        found = scanned(cache)
+        group = found.prefixes["k:"]
+        assert found.every == 10
+        assert group.measured == 40
+        assert group.memory == exact
+        assert found.as_dict()["by_prefix"]["k:"]["estimated"]
+
+    def test_not_served(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """Entries whose tag was invalidated without being cleared are counted as dead memory."""
+        cache = make_cache(redis_server.url)
+        for number in range(20):
+            cache.set(f"a:{number}", "x" * 500, tags=["t"])
+        assert scanned(cache).dead.keys == 0
+        redis_server.client().set("shop:cache:tag:{t}:stamp", "00@1", ex=60)
+        assert scanned(cache).dead.keys == 20
+        assert "not-served" in codes(examine(cache, rate=0))
+
+    def test_orphans(self, server: Server, make_cache: MakeCache) -> None:
+        """Members of tags that are gone are estimated by a sample."""
+        cache = make_cache(server.url)
+        for number in range(4):
+            cache.set(f"a:{number}", "x", tags=["t"])
+
+        def plant():  # type: ignore[no-untyped-def]
+            yield from Together(
+                tuple(Enlist("shop:cache:tag:{t}", f"shop:v1:gone:{each}", 60_000) for each in range(12))
+            )
+
+        cache._driver.run(plant(), cache._counters)
+        found = scanned(cache).members
+        assert (found.sets, found.listed) == (1, 16)
+        assert found.orphans == 12
+
+    def test_versions(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """What other versions have left is told."""
+        make_cache(redis_server.url, version=1).set("a", "x")
+        report = examine(make_cache(redis_server.url, version=2), rate=0)
+        assert "1 entry of version 1" in finding(report, "other-version").what
+
+    def test_lease(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """An entry that is being loaded is no stranger."""
+        cache = make_cache(redis_server.url)
+        found: list[Scan] = []
+        cache.get_or_load("a", lambda: found.append(scanned(cache)))
+        assert (found[0].leases, found[0].strange_count) == (1, 0)
+
+    def test_without_a_namespace(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """Without a namespace other programs' keys are counted and not complained about."""
+        redis_server.client().set("theirs", "x", ex=60)
+        cache = make_cache(redis_server.url, namespace="")
+        cache.set("a", "x")
+        report = examine(cache, rate=0)
+        assert not codes(report) & {"foreign-keys", "not-ours-inside", "no-ttl-foreign"}
+        assert report.scan is not None
+        assert report.scan.keys == 1
+
+
+class TestManners:
+    def test_changes_nothing(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """Examining writes nothing, and asks for no value."""
+        cache, client = make_cache(redis_server.url), redis_server.client()
+        for number in range(50):
+            cache.set(f"a:{number}", "x" * 10_000, tags=["t"])
+        before = {key: client.dump(key) for key in redis_server.keys()}  # noqa: SIM118
+        client.config_resetstat()
+        examine(cache, rate=0)
+        told = client.info("commandstats")
+        assert {
+            name for name in told if name.startswith("cmdstat_get") and name != "cmdstat_getrange"
+        } == set()
+        assert client.info("stats")["total_net_output_bytes"] < 400_000
+        assert {key: client.dump(key) for key in redis_server.keys()} == before  # noqa: SIM118
+
+    def test_rate(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """It pauses such that no more keys a second are looked at than allowed."""
+        cache = make_cache(redis_server.url)
+        cache.set_many({f"a:{number}": "x" for number in range(3000)})
+        pauses: list[float] = []
+        Scanner(cache, nodes_of(cache._connections), rate=1_000, sleep=pauses.append).run()
+        # Nothing was slept, so each pause is as long as all steps until then should have taken.
+        assert len(pauses) >= 5
+        assert all(abs(pause - (step + 1) * 0.5) < 0.4 for step, pause in enumerate(pauses))
+
+    def test_progress(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """Progress is told against DBSIZE."""
+        cache = make_cache(redis_server.url)
+        cache.set_many({f"a:{number}": "x" for number in range(2000)})
+        told: list[tuple[int, int]] = []
+        examine(cache, rate=0, progress=lambda scan: told.append((scan.looked_at, scan.expected)))
+        assert [expected for _, expected in told] == [2000] * len(told)
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+    def test_beside_writers(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """Keys that come and go during the scan do no harm."""
+        cache, done = make_cache(redis_server.url), threading.Event()
+
+        def write() -> None:
+            number = 0
+            while not done.is_set():
+                cache.set(f"a:{number % 500}", "x", tags=["t"])
+                if number % 100 == 0:
+                    cache.invalidate_tag("t")
+                number += 1
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(5):
+                assert scanned(cache).strange_count == 0
+        finally:
+            done.set()
+            writer.join()
