@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
+from neverstale import AsyncCache
 from neverstale.errors import InvalidationError, RedisUnavailable
+from neverstale.sessions import AsyncSessions
 from neverstale.testing.servers import RedisServer, binaries
 from tests.behaviour.faces import Faces, Kind, open_faces
 from tests.sessions.conftest import SessionFace
-from tests.sessions.stores import MemoryStore
+from tests.sessions.stores import AsyncMemoryStore, MemoryStore
 
 pytestmark = pytest.mark.skipif(
     "redis" not in binaries(), reason="no Redis server: apt-get install redis-server"
@@ -103,3 +107,28 @@ async def test_without_a_store_nobody_is_found(faces: Faces, own_server: RedisSe
     for destroying in (sessions.destroy(issued.id), sessions.destroy_all("7", keep=issued.id)):
         with pytest.raises(InvalidationError):
             await destroying
+
+
+async def test_who_is_cancelled_does_not_come_in_between(own_server: RedisServer) -> None:
+    """A request that is given up while the store destroys its session leaves no copy behind."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(AsyncMemoryStore):
+        async def delete(self, family: str) -> list[str]:
+            gone = await super().delete(family)
+            begun.set()
+            await go_on.wait()
+            return gone
+
+    async with AsyncCache.from_url(own_server.url, timeout=5.0) as cache:
+        sessions = AsyncSessions(cache, type=dict[str, Any], store=Slow())
+        issued = await sessions.create({"a": 1})
+        assert await sessions.get(issued.id) == {"a": 1}
+        request = asyncio.create_task(sessions.destroy(issued.id))
+        await begun.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        go_on.set()
+        await cache._driver.close()
+        assert own_server.keys() == []

@@ -210,6 +210,20 @@ async def test_what_caches_are_told(client: httpx.AsyncClient) -> None:
     assert (headers["vary"], headers["cache-control"]) == ("Accept, Cookie", "no-store")
 
 
+async def test_a_new_id_is_for_one_client(sessions: AsyncSessions[Any]) -> None:
+    """An answer that gives one is not public, whatever the handler says."""
+    app = application(sessions)
+
+    @app.get("/public")
+    async def public(request: Request) -> Response:
+        request.session["a"] = 1
+        return Response("x", headers={"Cache-Control": "public, max-age=60"})
+
+    async with browser(app) as client:
+        assert (await client.get("/public")).headers["cache-control"] == "private"
+        assert (await client.get("/public")).headers["cache-control"] == "public, max-age=60"
+
+
 async def test_what_is_not_changed_is_not_written(
     client: httpx.AsyncClient, store: AsyncMemoryStore | None
 ) -> None:

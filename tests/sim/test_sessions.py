@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from neverstale.core import swap as core_swap
 from neverstale.core.calls import SOURCES
 from neverstale.core.commands import Flow
 from neverstale.core.policy import Seen
@@ -139,6 +140,11 @@ def destroying_without_a_claim(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(places, "claim", claim)
 
 
+def taking_every_stamp(patch: pytest.MonkeyPatch) -> None:
+    """Change, or keep, what somebody has invalidated since it was seen."""
+    patch.setattr(core_swap, "_still_valid", lambda stamps, now: True)
+
+
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Cast, dict[str, Any]]] = {
     "redis: a plain SET brings a session back": (
         a_plain_set,
@@ -149,6 +155,16 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Cast, dict[str, An
     "redis: destroying one id and not its successor": (
         destroying_without_a_claim,
         DESTROYED["rotating and destroying"],
+        {"stored": False},
+    ),
+    "redis: a successor of what was destroyed with all others": (
+        taking_every_stamp,
+        DESTROYED["rotating and destroying all"],
+        {"stored": False},
+    ),
+    "redis: keeping what somebody else destroyed": (
+        taking_every_stamp,
+        DESTROYED["keeping one and destroying all"],
         {"stored": False},
     ),
     "store: a SET on a miss": (

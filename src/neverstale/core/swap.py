@@ -96,8 +96,8 @@ def swap(entry: str, keys: Keys, seen: Seen, sealed: Sealed, ttl_ms: int) -> Flo
     )
     if replies[0] and entries.token_of(replies[0]) != token:
         return False
-    if any(stamp != now for (_, stamp), (now, _) in zip(stamps, replies[1:], strict=False)):
-        return False  # invalidated since it was seen
+    if not _still_valid(stamps, [now for now, _ in replies[1 : 1 + len(stamps)]]):
+        return False
     fill_id = yield from Random(entries.FILL_ID_BYTES)
     raw = build(sealed, fill_id, Moments(0, 0, ttl_ms), cost=0, stamps=stamps)
     (filled,) = yield from Together((Fill(entry, token, raw, ttl_ms),))
@@ -146,7 +146,7 @@ def invalidate_tag_but(
     fresh = (yield from Random(STAMP_ID_BYTES)).hex()
     ((before, stamp),) = yield from Together((Exchange(keys.stamp(tag), fresh, tag_ttl(ttl_ms)),))
     # Another one before than the entry's own: somebody else has invalidated the tag, and meant the entry as well.
-    stays = bool(stamp) and seen.entry is not None and seen.entry.stamps == ((tag, before),)
+    stays = bool(stamp) and seen.entry is not None and _still_valid(seen.entry.stamps, [before])
     removed, more = 0, True
     while more:
         (taken,) = yield from Together((Take(keys.members(tag), BATCH),))
@@ -161,3 +161,8 @@ def invalidate_tag_but(
         yield from Together((enlist(keys, entry, tag, ttl_ms),))
         yield from Together((Fill(entry, token, raw, ttl_ms),))
     return removed
+
+
+def _still_valid(stamps: tuple[tuple[str, bytes], ...], now: list[bytes]) -> bool:
+    """Return whether nobody has invalidated an entry since it was seen, by the stamps that its tags have now."""
+    return [stamp for _, stamp in stamps] == now

@@ -363,7 +363,7 @@ class SessionMiddleware:
         elif handle._destroyed:
             headers.append((b"set-cookie", f"{self.cookie}=; Max-Age=0{self._flags}".encode("latin-1")))
         if handle._accessed or (handle._fields is not None and handle._fields.accessed):
-            _mark_private(headers)
+            _mark_private(headers, new=handle._issued is not None)
 
     def _set(self, issued: Issued[Any]) -> str:
         age = ""
@@ -400,11 +400,18 @@ def _cookie(scope: Scope, name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _mark_private(headers: list[tuple[bytes, bytes]]) -> None:
-    """Say that the answer depends on the session: to caches between here and the client."""
+def _mark_private(headers: list[tuple[bytes, bytes]], *, new: bool) -> None:
+    """Say that the answer depends on the session: to caches between here and the client.
+
+    What the application says itself stands, but for an answer with a `new` id: that is for one client.
+    """
     varies = [value for key, value in headers if key.lower() == b"vary"]
     named = {part.strip().lower() for value in varies for part in value.split(b",")}
     if not named & {b"cookie", b"*"}:
         headers.append((b"vary", b"Cookie"))
-    if not any(key.lower() == b"cache-control" for key, _ in headers):
+    said = b",".join(value.lower() for key, value in headers if key.lower() == b"cache-control")
+    if new and b"private" not in said and b"no-store" not in said:
+        headers[:] = [each for each in headers if each[0].lower() != b"cache-control"]
+        said = b""
+    if not said:
         headers.append((b"cache-control", b"private"))
