@@ -51,6 +51,8 @@ _NODES_EVERY: Final = 10.0
 _NODES_KEPT: Final = 30.0
 #: So many of the most frequent names are sent in one report; the others stay, and add up.
 _HOTTEST: Final = 100
+#: The first try tells the clock of Redis; a second may cross the end of a span; a third is for luck.
+_TRIES: Final = 3
 
 
 class Reporter:
@@ -150,7 +152,7 @@ class Reporter:
 
     def _send(self, going: bool) -> Flow[None]:
         report = self._pending or self._take(going)
-        while True:
+        for _ in range(_TRIES):
             seconds = (yield from Wall()) / 1000 + self._offset
             self._pending = report = Report(
                 report.keys,
@@ -168,6 +170,7 @@ class Reporter:
                 return
             # Another span by the clock of Redis than by ours. Told in whole seconds: half of one is not known.
             self._offset += now + 0.5 - seconds
+        raise RedisUnavailable("the clock of Redis is not the same from one moment to the next")
 
     def _take(self, going: bool) -> Report:
         self._number += 1

@@ -1,0 +1,496 @@
+"""Figures: of this process for Prometheus, and of all processes together in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from neverstale import CounterSnapshot, UsageError
+from neverstale.counters import LOAD_BOUNDS, REDIS_BOUNDS, Counters
+from neverstale.metrics import exposition, metrics_app, metrics_wsgi, reporter
+from neverstale.metrics.figures import OTHERS, Differences, read_figures, written_figures
+from neverstale.metrics.totals import Report, StatKeys
+from neverstale.testing.servers import RedisServer, Server, frozen
+from tests.behaviour.faces import KINDS, Face, Faces, open_faces, until
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+counts = st.integers(0, 2**40)
+
+
+@pytest.fixture(params=KINDS)
+async def faces(request: pytest.FixtureRequest) -> AsyncIterator[Faces]:
+    async with open_faces(request.param, "") as opened:
+        yield opened
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Report so often that a test need not wait."""
+    monkeypatch.setattr(reporter, "INTERVAL", 0.02)
+
+
+@asynccontextmanager
+async def reporting(face: Face) -> AsyncIterator[None]:
+    if face.kind == "async":
+        async with face.cache.reporting():
+            yield
+        return
+    block = face.cache.reporting()
+    await face.call(block.__enter__)
+    try:
+        yield
+    finally:
+        await face.call(block.__exit__, None, None, None)
+
+
+# --- differences ----------------------------------------------------------------------------------------------------
+
+
+def test_a_difference_is_taken_once() -> None:
+    """What was counted since the last time, by prefix; nothing of those where nothing was."""
+    api, other = Counters(hits=3), Counters()
+    differences = Differences({"api:": api, "other:": other})
+    assert differences.take() == {"api:": CounterSnapshot(hits=3)}
+    api.hits += 2
+    other.misses += 1
+    assert differences.take() == {"api:": CounterSnapshot(hits=2), "other:": CounterSnapshot(misses=1)}
+    assert differences.take() == {}
+
+
+def test_prefixes_beyond_the_first_fifty_are_one() -> None:
+    """Prefixes made of input fill neither Redis nor Prometheus, and nothing that they counted is lost."""
+    counters = {f"user{number}:": Counters(hits=1) for number in range(200)}
+    taken = Differences(counters).take()
+    assert len(taken) == 51
+    assert taken[OTHERS].hits == 150
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=10),
+        st.builds(
+            CounterSnapshot,
+            hits=counts,
+            removed=counts,
+            redis_seconds=st.integers(0, 10**9).map(lambda micros: micros / 1e6),
+            redis_times=st.tuples(*[counts] * (len(REDIS_BOUNDS) + 1)),
+            load_times=st.tuples(*[counts] * (len(LOAD_BOUNDS) + 1)),
+        ),
+        max_size=5,
+    )
+)
+def test_figures_come_back(figures: dict[str, CounterSnapshot]) -> None:
+    """Written as fields of a hash and read again, they are the same, whatever a prefix looks like."""
+    fields = {name.encode(): str(value).encode() for name, value in written_figures(figures)}
+    assert read_figures(fields) == {
+        prefix: snapshot for prefix, snapshot in figures.items() if snapshot != CounterSnapshot()
+    }
+
+
+def test_figures_of_another_release_are_left_out() -> None:
+    """A name or a bucket that is not known here is no error."""
+    fields = {b"hits:api:": b"3", b"photons:api:": b"1", b"redis_times.99:api:": b"4"}
+    assert read_figures(fields) == {"api:": CounterSnapshot(hits=3)}
+
+
+# --- all processes together -------------------------------------------------------------------------------------------
+
+
+async def test_what_was_counted_reaches_the_totals(faces: Faces, server: Server) -> None:
+    """When the block ends, all that each of two has counted is there, added up."""
+    one, other = faces.make(server.url, namespace="shop"), faces.make(server.url, namespace="shop")
+    async with reporting(one), reporting(other):
+        for face in (one, other):
+            api = face.with_prefix("api:")
+            await api.get_or_load("k", face.loader(1), tags=["t"])
+            await api.get_or_load("k", face.loader(1), tags=["t"])
+            await api.get("nothing")
+            await face.set("plain", "1")
+        await one.invalidate_tag("t")
+    found = await one.totals()
+    assert set(found.prefixes) == {"", "api:"}
+    for prefix in ("", "api:"):
+        expected = one.stats(prefix).plus(other.stats(prefix))
+        assert plain(found.prefixes[prefix]) == plain(expected)
+        assert found.prefixes[prefix].redis_times == expected.redis_times
+        assert found.prefixes[prefix].redis_seconds == pytest.approx(expected.redis_seconds, abs=1e-4)
+    assert found.all.reads == 6
+    (span,) = [span for span in await one.series(60) if span.prefixes]
+    assert span.prefixes == found.prefixes
+    assert span.at <= found.at
+    assert found.since(found).all == CounterSnapshot()
+
+
+def plain(snapshot: CounterSnapshot) -> dict[str, Any]:
+    return {name: value for name, value in snapshot.as_dict().items() if not name.endswith("_seconds")}
+
+
+@pytest.mark.usefixtures("often")
+async def test_processes_that_report_are_counted(faces: Faces, redis_server: RedisServer) -> None:
+    """Each counts while it reports, and not after its end."""
+    one, other = faces.make(redis_server.url), faces.make(redis_server.url)
+    async with reporting(one):
+        async with reporting(other):
+            await reach(one, 2)
+        await reach(one, 1)
+    assert (await one.totals()).processes == 0
+
+
+async def reach(face: Face, processes: int) -> None:
+    async with asyncio.timeout(20):
+        while (await face.totals()).processes != processes:  # noqa: ASYNC110 - Redis has no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_report_that_arrives_twice_counts_once(faces: Faces, server: Server) -> None:
+    """Whoever did not hear the answer sends it again, under its number."""
+    face = faces.make(server.url)
+    keys = StatKeys("", 1)
+    client = server.client()
+    report = Report(keys, "p", 7, (await face.totals()).at, [("hits:", 3)], [("0:k", 64)], [("t", 64)])
+    for again in (report, report):
+        assert client.execute_command(*again.words())[0] == 1
+    assert (await face.totals()).all.hits == 3
+    next_one = Report(keys, "p", 8, report.seconds, [("hits:", 2)])
+    assert client.execute_command(*next_one.words())[0] == 1
+    assert (await face.totals()).all.hits == 5
+
+
+async def test_clocks_may_differ(faces: Faces, redis_server: RedisServer) -> None:
+    """A process whose clock is wrong counts at the time of Redis' clock."""
+    face = faces.make(redis_server.url)
+    face.cache._shared.reporter._offset = -5000.0
+    async with reporting(face):
+        await face.get("k")
+    spans = [span for span in await face.series(60) if span.prefixes]
+    assert [span.all.misses for span in spans] == [1]
+
+
+@pytest.mark.usefixtures("often")
+async def test_redis_away_is_no_error(faces: Faces, redis_server: RedisServer) -> None:
+    """What is counted while Redis is away is reported when it is back, and nothing twice."""
+    face = faces.make(redis_server.url, timeout=0.05)
+    async with reporting(face):
+        await face.get("k")
+        with frozen(redis_server):
+            await face.get("k")
+            failed = face.cache._shared.reporter.counters
+            await until(lambda: failed.errors >= 2)
+        await face.get("k")
+    stats = face.stats()
+    assert stats.misses == 3
+    assert plain((await face.totals()).all) == plain(stats)
+
+
+async def test_it_ends_while_redis_is_away(faces: Faces, redis_server: RedisServer) -> None:
+    """The last report does not hold up the end of an application."""
+    face = faces.make(redis_server.url, timeout=0.05)
+    with frozen(redis_server):
+        async with asyncio.timeout(2), reporting(face):
+            await face.get("k")
+
+
+async def test_totals_that_are_lost_begin_anew(faces: Faces, redis_server: RedisServer) -> None:
+    """A flush costs what was counted, not what is counted then; and a difference to before is no negative rate."""
+    face = faces.make(redis_server.url)
+    async with reporting(face):
+        await face.get("k")
+        await face.get("k")
+    before = await face.totals()
+    redis_server.flush()
+    async with reporting(face):
+        await face.get("k")
+    now = await face.totals()
+    assert (now.all.misses, now.since(before).all.misses) == (1, 1)
+
+
+async def test_one_reports_once(faces: Faces, redis_server: RedisServer) -> None:
+    """Reporting twice at a time would be a mistake; one after the other is none."""
+    face = faces.make(redis_server.url)
+    for _ in range(2):
+        async with reporting(face):
+            with pytest.raises(UsageError, match="already"):
+                async with reporting(face):
+                    pass
+
+
+# --- what is asked for most -------------------------------------------------------------------------------------------
+
+
+async def test_the_hottest(faces: Faces, server: Server) -> None:
+    """The key that is asked for most, with its prefix, and the tag of most reads; none of sessions."""
+    face = faces.make(server.url, namespace="shop")
+    api, sessions = face.with_prefix("api:"), face.with_prefix("session:")
+    for key, tag in (("{hot}", "many"), ("cold", "few")):
+        await api.get_or_load(key, face.loader(1), tags=[tag])
+    await sessions.set("secret", "1")
+    async with reporting(face):
+        for turn in range(800):
+            await sessions.get("secret")
+            await api.get_or_load("{hot}", face.loader(1), tags=["many"])
+            if turn % 40 == 0:
+                await api.get_many(["cold"])
+    keys = await face.hottest(10)
+    assert {key.prefix for key in keys} == {"api:"}
+    assert (keys[0].key, (await face.hottest_tags())[0].tag) == ("{hot}", "many")
+    assert keys[0].reads > 0
+    assert len(await face.hottest(1)) == 1
+
+
+async def test_the_table_is_bounded(faces: Faces, redis_server: RedisServer) -> None:
+    """Of more names than there is room for, the least asked for go."""
+    face = faces.make(redis_server.url)
+    now = (await face.totals()).at
+    client = redis_server.client()
+    names = [(f"0:k{number}", number) for number in range(700)]
+    assert client.execute_command(*Report(StatKeys("", 1), "p", 1, now, (), names).words())[0] == 1
+    (key,) = client.keys("*keys:v1*")
+    assert client.zcard(key) == 500
+    assert (await face.hottest(1))[0].key == "k699"
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+async def test_nodes(faces: Faces, server: Server) -> None:
+    """Each node of a cluster, replicas too, says how it is."""
+    face = faces.make(server.url)
+    await face.set("k", "v")
+    found = await face.nodes()
+    assert len(found) == len(server.nodes)
+    assert all(node.up and node.memory > 0 and node.clients > 0 for node in found)
+    assert sum(node.role == "primary" for node in found) == len(server.primaries())
+    assert found[0].version.split()[0] in ("redis", "valkey")
+
+
+async def test_a_node_that_does_not_answer_says_so(faces: Faces, redis_cluster: Server) -> None:
+    """And the others are shown all the same."""
+    face = faces.make(redis_cluster.url, timeout=0.2)
+    await face.set("k", "v")
+    down = redis_cluster.nodes[-1]
+    with frozen(down):
+        found = await face.nodes()
+    assert [node.node.rpartition(":")[2] for node in found if not node.up] == [str(down.port)]
+
+
+# --- Prometheus -------------------------------------------------------------------------------------------------------
+
+
+def samples(body: bytes) -> dict[tuple[str, ...], float]:
+    """Return our samples by name and the values of their labels, in the order of the labels' names."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+        if sample.name.startswith("neverstale_")
+    }
+
+
+@pytest.mark.usefixtures("often")
+async def test_exposition(faces: Faces, redis_server: RedisServer) -> None:
+    """A scrape shows what was counted until then, reported or not, and the nodes."""
+    face = faces.make(redis_server.url)
+    view = face.with_prefix(f"{face.kind}-exposed:")
+    async with reporting(face):
+        await view.get_or_load("k", face.loader(1))
+        await view.get_or_load("k", face.loader(1))
+        found = samples(exposition(face.cache)[0])
+        reporter = face.cache._shared.reporter
+        await until(reporter.nodes)
+        nodes = samples(exposition(view.cache)[0])
+    prefix = view.cache.prefix
+    assert found["neverstale_reads_total", prefix, "hit"] == 1
+    assert found["neverstale_reads_total", prefix, "stale"] == 0
+    assert found["neverstale_loads_total", prefix, "ok"] == 1
+    assert found["neverstale_load_duration_seconds_count", prefix] == 1
+    stats = face.cache.stats()[prefix]
+    assert found["neverstale_redis_duration_seconds_count", prefix] == sum(stats.redis_times)
+    assert found["neverstale_redis_duration_seconds_bucket", "+Inf", prefix] == sum(stats.redis_times)
+    assert found["neverstale_redis_duration_seconds_sum", prefix] == pytest.approx(stats.redis_seconds)
+    address = f"127.0.0.1:{redis_server.port}"
+    assert nodes["neverstale_redis_up", address] == 1
+    assert nodes["neverstale_redis_evicted_keys_total", address] == 0
+
+
+@pytest.mark.usefixtures("often")
+async def test_a_scrape_does_not_wait_for_redis(faces: Faces, redis_server: RedisServer) -> None:
+    """It says that the node is down, and all that this process has counted."""
+    face = faces.make(redis_server.url, timeout=0.05)
+    async with reporting(face):
+        with frozen(redis_server):
+            shown = face.cache._shared.reporter
+            shown._nodes = None
+            await until(lambda: [node for node in shown.nodes() if not node.up])
+            found = samples(exposition(face.cache)[0])
+    assert found["neverstale_redis_up", f"127.0.0.1:{redis_server.port}"] == 0
+    assert not [name for name in found if name[0] == "neverstale_redis_memory_used_bytes"]
+
+
+@pytest.fixture
+def body(redis_server: RedisServer) -> Iterator[bytes]:
+    """What `/metrics` says of a cache that has done something of everything."""
+    from neverstale import Cache
+
+    with Cache.from_url(redis_server.url, prefix="linted:") as cache, cache.reporting():
+        cache.get_or_load("k", lambda: 1)
+        cache.set("k", "1")
+        cache.get("k")
+        cache.invalidate_key("k")
+        cache._shared.reporter.look(cache.nodes())
+        yield exposition(cache)[0]
+
+
+def test_names(body: bytes) -> None:
+    """As Prometheus' conventions ask: our own prefix, a base unit, `_total` where it grows; no label but ours."""
+    families = [f for f in text_string_to_metric_families(body.decode()) if f.name.startswith("neverstale_")]
+    assert len(families) > 15
+    for family in families:
+        assert re.fullmatch("neverstale_[a-z_]+", family.name), family.name
+        assert family.documentation, family.name
+        if family.name.endswith("_created"):
+            continue
+        units = re.search("_(milliseconds|ms|micros|minutes|kb|mb|percent)(_|$)", family.name)
+        assert units is None, family.name
+        assert family.type in ("counter", "gauge", "histogram"), family.name
+        assert (family.type != "histogram") or family.name.endswith("_seconds")
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
+            assert set(sample.labels) <= {"prefix", "result", "node", "le"}, sample
+
+
+def test_promtool_is_content(body: bytes) -> None:
+    """Prometheus' own tool finds nothing to say."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        if IN_CI:
+            pytest.fail("CI must have promtool: apt-get install prometheus", pytrace=False)
+        pytest.skip("no promtool on this machine: apt-get install prometheus")
+    checked = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, timeout=60)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+async def test_asgi_and_wsgi(redis_server: RedisServer) -> None:
+    """Both applications answer in the format that the scraper asks for."""
+    from neverstale import Cache
+
+    with Cache.from_url(redis_server.url, prefix="mounted:") as cache:
+        cache.get("k")
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request"}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        headers = [(b"accept", b"application/openmetrics-text; version=1.0.0")]
+        scope = {"type": "http", "headers": headers, "query_string": b""}
+        await metrics_app(cache)(scope, receive, send)
+        start, answer = sent
+        assert start["status"] == 200
+        assert dict(start["headers"])[b"Content-Type"].startswith(b"application/openmetrics-text")
+        assert answer["body"].endswith(b"# EOF\n")
+        assert b'neverstale_reads_total{prefix="mounted:",result="miss"} 1' in answer["body"]
+
+        told: list[Any] = []
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+        pages = list(metrics_wsgi(cache)(environ, lambda *given: told.append(given)))
+        assert told[0][0] == "200 OK"
+        assert b'neverstale_reads_total{prefix="mounted:",result="miss"} 1' in b"".join(pages)
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def script(code: str, *args: str, **environ: str) -> str:
+    """Run Python code in a process of its own; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environ},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+FORKS = """
+    import os, signal, sys, time
+    from neverstale import Cache
+    from neverstale.metrics import exposition
+
+    cache = Cache.from_url(sys.argv[1], prefix="api:", timeout=5)
+    for _ in range(5):
+        cache.get("k")  # counted, and not yet reported
+    with cache.reporting():
+        pipes = []
+        for number in range(3):
+            hear, say = os.pipe()
+            pid = os.fork()
+            if not pid:
+                for _ in range(10):
+                    cache.get("k")
+                while (cache.totals().processes, cache.totals().all.misses) < (4, 35):
+                    time.sleep(0.01)
+                cache._shared.reporter.export()
+                os.write(say, b"x")
+                time.sleep(60)
+            pipes.append((pid, hear))
+        for _, hear in pipes:
+            os.read(hear, 1)
+        processes = cache.totals().processes
+        for pid, _ in pipes:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        body, _ = exposition(cache)
+    print(processes, cache.totals().all.misses)
+    sys.stdout.write(body.decode())
+"""
+
+
+def test_children_of_a_process_that_reports(redis_server: RedisServer, tmp_path: Path) -> None:
+    """A child reports for itself, and not again what its parent has counted; Prometheus gets all, also of the dead."""
+    first, _, body = script(FORKS, redis_server.url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)).partition("\n")
+    assert first.split() == ["4", "35"]
+    assert samples(body.encode())["neverstale_reads_total", "api:", "miss"] == 35
+
+
+def test_without_prometheus_client(redis_server: RedisServer) -> None:
+    """The totals do without it; asked for `/metrics`, a cache says what to install."""
+    said = script(
+        """
+        import sys
+        sys.modules["prometheus_client"] = None
+        from neverstale import Cache, MissingDependency
+        from neverstale.metrics import exposition, metrics_app, metrics_wsgi
+        with Cache.from_url(sys.argv[1]) as cache:
+            with cache.reporting():
+                cache.get("k")
+            print(cache.totals().all.misses)
+            for ask in (exposition, metrics_app, metrics_wsgi):
+                try:
+                    ask(cache)
+                except MissingDependency as error:
+                    print(error)
+        """,
+        redis_server.url,
+    )
+    assert said.splitlines() == [
+        "1",
+        *["metrics for Prometheus need prometheus_client: pip install 'neverstale[prometheus]'"] * 3,
+    ]
