@@ -119,7 +119,9 @@ class TestRules:
         urls = ("/api/products?utm_source=a&page=1", "/api/products?page=1&utm_medium=b")
         assert len({(await ask(site.app, url)).body for url in urls}) == 1
 
-    @pytest.mark.parametrize("lines", [[("cookie", "a=1")], [("authorization", "Basic x")]])
+    @pytest.mark.parametrize(
+        "lines", [[("cookie", "a=1")], [("authorization", "Basic x")], [("x-api-key", "1")]]
+    )
     async def test_sessions_pass(self, make: Make, lines: list[tuple[str, str]]) -> None:
         """A request with a session or credentials is not given what is stored, and leaves nothing."""
         site = make(numbered(), self.RULES)

@@ -27,7 +27,7 @@ CONTROLS = (
     "max-age=0, stale-while-revalidate=60",
     "max-age=0, stale-if-error=60",
     "no-cache",
-    "private",
+    "private, max-age=60",
     "no-store",
 )
 #: What says that an answer is for all: a handler that says so answers the same to all.

@@ -24,6 +24,9 @@ _WANTED: Final = frozenset(
         b"pragma",
         b"range",
         b"transfer-encoding",
+        b"x-access-token",
+        b"x-api-key",
+        b"x-auth-token",
         b"x-http-method",
         b"x-http-method-override",
         b"x-method-override",
@@ -31,6 +34,8 @@ _WANTED: Final = frozenset(
         b"x-rewrite-url",
     )
 )
+#: What says who asks, beside cookies: the standard's field, and what interfaces use in its place.
+_CREDENTIALS: Final = (b"authorization", b"x-api-key", b"x-auth-token", b"x-access-token")
 #: Only the handler can answer these. The last ones make some frameworks take a request for another: what one client
 #: gets for that is not to be shown to those who ask for what the URL says.
 _PASSING: Final = (
@@ -54,7 +59,7 @@ class Request:
         session_cookies: names of the cookies that make a session; None: any cookie does.
 
     Attributes:
-        authorized: it has `Authorization`.
+        authorized: it has `Authorization`, or a key or token in a field of its own.
         session: it has a session.
         control: its `Cache-Control`, or what `Pragma` says instead.
         none_match, modified_since: its conditions; None without.
@@ -77,7 +82,7 @@ class Request:
         for name, value in headers:
             if name in _WANTED:
                 found[name] = found[name] + b", " + value if name in found else value
-        self.authorized = b"authorization" in found
+        self.authorized = False
         self.control: Directives = _NONE
         self.none_match: str | None = None
         self.modified_since: str | None = None
@@ -85,6 +90,7 @@ class Request:
         self.passes = False
         if not found:
             return
+        self.authorized = any(name in found for name in _CREDENTIALS)
         if b"cookie" in found:
             self.session = session_cookies is None or not session_cookies.isdisjoint(
                 cookie_names(value for name, value in headers if name == b"cookie")
