@@ -15,10 +15,12 @@ from .plan import Plan, Sealed
 from .policy import Memory, tag_ttl
 from .store import STAMP_ID_BYTES, build, enlist
 
-__all__ = ["load_alone", "load_apart", "load_under_lease", "release", "share"]
+__all__ = ["AT_ONCE", "load_alone", "load_apart", "load_under_lease", "release", "share"]
 
 #: After a failed refresh the next one waits so long, so that a broken loader is not hammered; the stale value serves.
 _RETRY_MS: Final = 1000
+#: Of a lease that is given back without a load that failed: its end is past, so that the next is granted.
+AT_ONCE: Final = -1
 #: What becomes of a load whose value may not be kept.
 _APART: Final = Outcome(shareable=False, kept=False)
 
@@ -186,12 +188,15 @@ def _fill(
         return False
 
 
-def release(plan: Plan, token: bytes, memory: Memory, retry_ms: int = _RETRY_MS) -> Flow[None]:
+def release(plan: Plan, token: bytes, memory: Memory, retry_ms: int = _RETRY_MS) -> Flow[bool]:
     """Give a lease back, if it stands; where that fails, the next reader of this process who meets it does.
 
-    Of a refresh, the old value stays, and the next may be tried after `retry_ms`; with 0 it goes.
+    Of a refresh, the old value stays, and the next may be tried after `retry_ms`, or `AT_ONCE`; with 0 it goes.
+    Returns whether Redis did it.
     """
     try:
         yield from Together((Release(plan.entry, token, retry_ms),))
+        return True
     except RedisUnavailable:
         memory.orphan(token)
+        return False

@@ -33,7 +33,7 @@ from neverstale.errors import HeldOff, RedisUnavailable
 from . import entry as entries
 from .calls import Acquire, Stamp
 from .commands import Call, Clock, Fetch, Flow, Given, Join, Outcome, Random, Together, Wait
-from .fill import load_alone, load_apart, load_under_lease, release, share
+from .fill import AT_ONCE, load_alone, load_apart, load_under_lease, release, share
 from .plan import Plan
 from .policy import Memory, Seen, State, tag_ttl, valid
 from .read import read
@@ -81,10 +81,6 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: Memory, counters: Counter
             if known.state is State.LEASED:
                 assert known.entry is not None
                 theirs: bytes | None = known.entry.token
-                if memory.adopt(known.entry.token):
-                    yield from release(plan, known.entry.token, memory)
-                    known = None
-                    continue
             else:
                 token = yield from Random(entries.TOKEN_BYTES)
                 asked = True
@@ -96,13 +92,18 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: Memory, counters: Counter
                 theirs = None
                 if head[2:3] == entries.LEASE or entries.fill_id_of(head) == old:
                     theirs = entries.token_of(head)
-                    if theirs is None:  # it is still the old value, and its last refresh has just failed
+                    if theirs is None and head == known.head:
+                        # It is still the old value, and its last refresh has just failed.
                         if plan.fallback:
                             return Given(error=HeldOff(plan.entry))
                         return (yield from load_alone(plan, counters))
             known = None
+            # Another value than we have seen, or one whose lease has come and gone, or a lease that nobody holds: read
+            # again. But one that cannot be given back is waited for, or a Redis that refuses would be asked forever.
             if theirs is None:
-                continue  # a value that we have not seen yet: read again
+                continue
+            if memory.adopt(theirs) and (yield from release(plan, theirs, memory, AT_ONCE)):
+                continue
             if not plan.wait_limit:
                 return (yield from load_apart(plan, counters))
             if not waited:
@@ -121,7 +122,7 @@ def get_or_load(plan: Plan, seen: Seen | None, memory: Memory, counters: Counter
                 memory.orphan(token)
             alone = yield from load_alone(plan, counters)
             if asked and memory.adopt(token):
-                yield from release(plan, token, memory)
+                yield from release(plan, token, memory, AT_ONCE)
             return alone
         if given is not None:
             return given
@@ -141,8 +142,15 @@ def refresh(plan: Plan, seen: Seen, memory: Memory, counters: Counters) -> Flow[
         RedisUnavailable: Redis did not answer; nothing was loaded.
     """
     token = yield from Random(entries.TOKEN_BYTES)
-    head, stamps = yield from _acquire(plan, seen, token, memory, "refresh")
+    try:
+        head, stamps = yield from _acquire(plan, seen, token, memory, "refresh")
+    except RedisUnavailable:
+        memory.orphan(token)  # it may have been granted without our hearing of it
+        raise
     if head:
+        theirs = entries.token_of(head)
+        if theirs is not None and memory.adopt(theirs):
+            yield from release(plan, theirs, memory, AT_ONCE)  # for the next reader
         return None
     return (yield from load_under_lease(plan, token, stamps, memory, counters))
 
