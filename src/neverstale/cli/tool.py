@@ -13,6 +13,7 @@ import typer
 
 from neverstale.cache import Cache
 from neverstale.config import Settings
+from neverstale.doctor.nodes import nodes_of
 
 from .output import Output, plain
 
@@ -62,11 +63,18 @@ class Tool:
         """Open the cache for a command.
 
         An operator is patient and may be far away: reads have the long time limit here.
+
+        Raises:
+            SettingsError: says which setting is wrong.
+            RedisUnavailable: it is a cluster, and none of its nodes answers.
         """
         logging.getLogger("neverstale").addHandler(logging.NullHandler())
         settings = self.settings
         patient = replace(settings, timeout=max(settings.timeout, min(settings.patient_timeout, 60.0)))
         with Cache(patient, prefix=self.prefix) as cache:
+            if settings.mode == "cluster":
+                # Asks one node after the other, where a cache would ask one and go to its loader.
+                nodes_of(cache._connections)
             yield cache
 
     def confirm(self, finding: str, question: str, *, yes: bool) -> None:

@@ -22,6 +22,7 @@ import redis
 from redis.exceptions import AskError, MovedError, TryAgainError
 
 from neverstale.cache import Cache
+from neverstale.core.commands import Fetch, Flow
 from neverstale.core.entry import MAGIC, parse
 from neverstale.core.keys import Keys
 from neverstale.core.policy import State, examine
@@ -345,7 +346,8 @@ class Scanner:
             return {}
         names = tuple(self._keys.stamp(tag) for tag in tags)
         try:
-            return dict(zip(tags, self._cache._driver.fetch(names, self._cache._counters), strict=True))
+            found = self._cache._driver.run(_fetched(names), self._cache._counters, patient=True)
+            return dict(zip(tags, found, strict=True))
         except RedisUnavailable as problem:
             # Taken as they are asked for by applications: where that is refused, nothing can be read at all.
             self.found.refused.setdefault("MGET", str(problem))
@@ -362,6 +364,10 @@ class Scanner:
     @staticmethod
     def _group(groups: dict[Any, Group], name: Any) -> Group:
         return groups.setdefault(name, Group())
+
+
+def _fetched(names: tuple[str, ...]) -> Flow[list[bytes | None]]:
+    return (yield from Fetch(names))
 
 
 def _allowed(found: Scan, what: str, ask: Callable[[], Any]) -> Any:
