@@ -65,6 +65,42 @@ async def test_one_run_for_all(make: Make) -> None:
     assert sum("collapsed" in reply.cache for reply in replies) == 49
 
 
+async def test_one_run_for_each_variant(make: Make) -> None:
+    """Who waited for an answer that proves to be another variant waits for one run of their own variant."""
+    go = asyncio.Event()
+
+    async def handler(request: Ask) -> Reply:
+        await go.wait()
+        return answer(request.get("accept-language") or "", 200, [("vary", "accept-language")])
+
+    site = make(handler, RULES)
+    tongues = ["en", "de", "fr"] * 10
+    asked = [start(site, headers=[("accept-language", tongue)]) for tongue in tongues]
+    await waiting(site, 29)
+    go.set()
+    assert [(await each).body.decode() for each in asked] == tongues
+    assert site.calls == 3
+
+
+async def test_stale_is_no_help_in_mid_answer(make: Make) -> None:
+    """An answer that has begun and fails is not followed by a stale one."""
+    broken: list[bool] = []
+
+    async def handler(request: Ask) -> Reply | None:
+        if not broken:
+            return answer("old", 200, [("cache-control", "max-age=0, stale-if-error=60")])
+        await begin(request, (b"cache-control", b"no-store"))
+        await chunk(request, b"half")
+        raise OSError("broken")
+
+    site, reply = make(handler), Reply()
+    await ask(site.app, "/a")
+    broken.append(True)
+    with pytest.raises(OSError, match="broken"):
+        await ask(site.app, "/a", reply=reply)
+    assert reply.body == b"half"
+
+
 async def test_client_leaves(make: Make) -> None:
     """Who caused the run may leave: the others get its answer, and it is stored."""
     gate = Gate()

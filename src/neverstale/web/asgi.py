@@ -95,6 +95,7 @@ class _Call:
     run: Run | None = None
     made: Stored | None = None
     kept: bool = False
+    again: bool = False
 
 
 class ResponseCacheMiddleware:
@@ -336,8 +337,6 @@ class ResponseCacheMiddleware:
         found = await call.cache._find(call.key, sealer, call.tags)
         marker = found.value
         if marker is MISS or not marker.flags & Flag.PER_USER:
-            life = call.options.lifetime if call.options is not None else None
-            assert life is not None
             marker = await call.cache._load(
                 call.key,
                 lambda: Stored(new_ident(), Flag.PER_USER),
@@ -411,7 +410,8 @@ class ResponseCacheMiddleware:
                 await self._bypass(call.scope, call.receive, call.send, why)
             return
         except Exception as error:
-            if not fallback:
+            # What has begun to be sent cannot be taken back.
+            if not fallback or client.live.done():
                 raise
             await self._fall_back(call, stored, why, error)
             return
@@ -424,16 +424,17 @@ class ResponseCacheMiddleware:
             await self._give_own(call, now, why)
             return
         shared = value
-        mine = (
-            isinstance(shared, Stored)
-            and not shared.flags & Flag.PER_USER
-            and _selects(shared, request)
-            and judge(shared, request, now, obey=False, owner=call.owner) in (Use.HIT, Use.STALE)
-        )
-        if mine:
-            await self._give(call, shared, now, why, "collapsed")
-        else:
-            await self._bypass(call.scope, call.receive, call.send, why)
+        if isinstance(shared, Stored) and not shared.flags & Flag.PER_USER:
+            if not _selects(shared, request):
+                if key == call.key and not call.again:
+                    # Now that it is known what answers differ by, there is a variant to look for, or to wait for.
+                    call.again = True
+                    await self._answer(call, sealer)
+                    return
+            elif judge(shared, request, now, obey=False, owner=call.owner) in (Use.HIT, Use.STALE):
+                await self._give(call, shared, now, why, "collapsed")
+                return
+        await self._bypass(call.scope, call.receive, call.send, why)
 
     def _loader(
         self,
