@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
@@ -19,11 +19,11 @@ from neverstale.lifetime import DAY_MS, Lifetime
 
 from .keys import Ignored
 
-__all__ = ["Options", "Rule", "RuleBook"]
+__all__ = ["Options", "PerUser", "Rule", "RuleBook", "Span"]
 
 Span: TypeAlias = "int | float | timedelta"
-#: A user of a request: their id, or None for a request of nobody; called with the ASGI scope.
-PerUser: TypeAlias = Callable[[Mapping[str, Any]], "str | None"]
+#: A user of a request: their id, or None for a request of nobody; called with the ASGI scope, perhaps awaited.
+PerUser: TypeAlias = Callable[[MutableMapping[str, Any]], "str | int | Awaitable[str | int | None] | None"]
 
 _PART = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::(path|str|int|uuid))?\}")
 _UUID: Final = "[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}"
@@ -124,7 +124,8 @@ class Rule(Options):
         invalidates: tags that are invalidated when a request that changes something (POST, PUT, PATCH, DELETE, ...)
             has succeeded here, before its client hears of it.
         invalidates_target: so is what is stored of the very URL that the request went to.
-        options: as `Options`. Without a `ttl` nothing is stored.
+        ttl, soft_ttl, stale_if_error, tags, public, per_user, vary, ignore, statuses: as `Options`. Without a `ttl`
+            nothing is stored.
 
     Raises:
         UsageError: something is wrong or would do nothing.
@@ -140,14 +141,29 @@ class Rule(Options):
         self,
         path: str,
         *,
+        ttl: Span | None = None,
+        soft_ttl: Span | None = None,
+        stale_if_error: Span = 0,
+        tags: Iterable[str] = (),
+        public: bool = False,
+        per_user: PerUser | None = None,
+        vary: Iterable[str] = (),
+        ignore: Iterable[str] = (),
+        statuses: Iterable[int] = (200,),
         invalidates: Iterable[str] = (),
         invalidates_target: bool = False,
-        **options: Any,
     ) -> None:
-        known = {name for name, each in Options.__dataclass_fields__.items() if each.init}
-        if wrong := sorted(set(options) - known):
-            raise UsageError(f"a rule knows no {', '.join(wrong)}; it knows {', '.join(sorted(known))}")
-        super().__init__(**options)
+        super().__init__(
+            ttl=ttl,
+            soft_ttl=soft_ttl,
+            stale_if_error=stale_if_error,
+            tags=tags,
+            public=public,
+            per_user=per_user,
+            vary=vary,
+            ignore=ignore,
+            statuses=statuses,
+        )
         put = object.__setattr__
         if not isinstance(path, str) or not path.startswith("/"):
             raise UsageError(f"a rule is for a path that begins with a slash: {path!r}")

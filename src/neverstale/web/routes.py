@@ -11,8 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from neverstale.errors import UsageError
-from neverstale.responses.rules import Options
+from neverstale.responses.rules import Options, PerUser, Span
 
 from .run import Scope
 
@@ -29,24 +28,40 @@ _LONGEST_KEPT: Final = 256
 _FULL: Final = 2
 
 
-def cache_response(**options: Any) -> Callable[[F], F]:
+def cache_response(
+    *,
+    ttl: Span,
+    soft_ttl: Span | None = None,
+    stale_if_error: Span = 0,
+    tags: Iterable[str] = (),
+    public: bool = False,
+    per_user: PerUser | None = None,
+    vary: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    statuses: Iterable[int] = (200,),
+) -> Callable[[F], F]:
     """Say how the answers of an endpoint are cached; for `ResponseCacheMiddleware` to find. A decorator.
 
     Put it next to the function, under the decorator of the route.
 
     Args:
-        options: as `neverstale.responses.rules.Options`: `ttl`, `tags`, `public`, ...; `{id}` in a tag is the
-            route's.
+        ttl, soft_ttl, stale_if_error, tags, public, per_user, vary, ignore, statuses: as
+            `neverstale.responses.rules.Options`; `{id}` in a tag is the route's.
 
     Raises:
-        UsageError: an option is wrong, or there is no `ttl`.
+        UsageError: an option is wrong.
     """
-    known = {name for name, each in Options.__dataclass_fields__.items() if each.init}
-    if wrong := sorted(set(options) - known):
-        raise UsageError(f"cache_response knows no {', '.join(wrong)}; it knows {', '.join(sorted(known))}")
-    said = Options(**options)
-    if said.lifetime is None:
-        raise UsageError("cache_response has a ttl: write @cache_response(ttl=300)")
+    said = Options(
+        ttl=ttl,
+        soft_ttl=soft_ttl,
+        stale_if_error=stale_if_error,
+        tags=tags,
+        public=public,
+        per_user=per_user,
+        vary=vary,
+        ignore=ignore,
+        statuses=statuses,
+    )
 
     def mark(endpoint: F) -> F:
         setattr(endpoint, _MARK, said)
