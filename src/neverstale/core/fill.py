@@ -133,7 +133,11 @@ def _failed(loaded: Loaded, stamps: tuple[tuple[str, bytes], ...] = (), *, share
     # What ends a thread or a task (KeyboardInterrupt, CancelledError) is meant for that one alone.
     traceback = loaded.error.__traceback__ if loaded.error is not None else None
     return Outcome(
-        None, loaded.error, stamps, shareable and isinstance(loaded.error, Exception), traceback=traceback
+        None,
+        loaded.error,
+        stamps,
+        shareable and loaded.keep and isinstance(loaded.error, Exception),
+        traceback=traceback,
     )
 
 

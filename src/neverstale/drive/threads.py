@@ -242,18 +242,23 @@ class ThreadDriver:
             if self._loaders is None:
                 self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="neverstale-load")
             loaders = self._loaders
+        load: Future[c.Loaded] | None = None
         try:
             load = loaders.submit(context.run, _load, command)
-        except RuntimeError:  # the interpreter is shutting down
-            return _load(command)
-        try:
             return load.result(max(0.0, ends - time.monotonic()))
         except TimeoutError:  # of waiting: what the loader raises is in its reply
-            if not load.cancel():
+            if load is not None and not load.cancel():
                 raise _Goes(load) from None
         except CancelledError:  # the cache is being closed
             pass
-        return c.Loaded(error=LoadTimeout(command.entry, within))
+        except RuntimeError:  # the interpreter is shutting down
+            return _load(command)
+        except BaseException as error:  # noqa: BLE001 - what ends the thread: the lease is given back first
+            if load is not None:
+                load.cancel()
+            return c.Loaded(error=error)
+        # It was not begun: that is no answer to those who wait for it and have time left.
+        return c.Loaded(error=LoadTimeout(command.entry, within), keep=False)
 
     def close(self) -> None:
         """Wait for refreshes and loads that are running; those that wait for a thread are given up."""
@@ -261,6 +266,7 @@ class ThreadDriver:
             for pool in (self._refreshers, self._loaders):
                 if pool is not None:
                     pool.shutdown(wait=True, cancel_futures=True)
+            self._refreshing.clear()  # those that were given up, too: they could never begin again
         self._refreshers = self._loaders = None
 
     def _do(self, command: c.Command[Any], run: _Run[Any]) -> Any:
