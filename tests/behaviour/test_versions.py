@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from neverstale import UsageError
 from tests.behaviour.conftest import Make
 
 
@@ -82,3 +85,16 @@ async def test_no_keys_are_nothing(make: Make) -> None:
     heard.clear()
     assert (await face.invalidate_keys()).removed == 0
     assert heard == []
+
+
+async def test_the_longest_prefix_in_every_version(make: Make) -> None:
+    """A prefix that one version may have, its neighbours may have: else its keys could not be invalidated."""
+    for version in (1, 9, 99, 99_999, 999_999):
+        prefix = "p" * 400
+        while True:
+            with suppress(UsageError):
+                face = make(version=version, prefix=prefix)
+                break
+            prefix = prefix[1:]
+        await face.set("k", "v")
+        assert (await face.invalidate_key("k")).removed == 1

@@ -32,6 +32,9 @@ MAX_TAG_BYTES: Final = 256
 #: Every read of an entry compares the stamps of all its tags.
 MAX_TAGS: Final = 1000
 
+#: Of the version above the highest of the settings, 999999.
+_VERSION_DIGITS: Final = 7
+
 _GLOB = re.compile(r"([*?\[\]\\])")
 
 
@@ -120,7 +123,8 @@ class Keys:
         of_prefix = rf"{re.escape(space)}v[0-9]+:{re.escape(_tame(prefix))}"
         self._of_prefix = re.compile(of_prefix.encode(errors="surrogatepass"), re.DOTALL)
         self._long = _SHORT - len(_utf8(self.head, "prefix"))
-        if self._long < MAX_KEY_BYTES // 4:
+        # Whatever the version: a write concerns the neighbouring ones, too, and one of them may have a digit more.
+        if self._long + len(f"{version}") - _VERSION_DIGITS < MAX_KEY_BYTES // 4:
             raise UsageError(f"namespace and prefix are too long together: {self.head[:80]!r}")
 
     def __repr__(self) -> str:
