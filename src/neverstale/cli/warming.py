@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -75,6 +76,9 @@ def warm_command(
     Exit status: 0 all were read; 1 some failed, or were left when the time was up; 130 Ctrl-C.
     """
     tool = tool_of(context)
+    # The application reads the environment: what the options say instead must reach it, too.
+    for name, value in tool.overrides.items():
+        os.environ["REDIS_URL" if name == "url" else f"NEVERSTALE_{name.upper()}"] = str(value)
     found = _imported(jobs)
     with tool.cache() as cache, _progress(tool.out) as progress:
         about = f"{cache.settings.namespace} v{cache.settings.version} {jobs}"
