@@ -21,7 +21,7 @@ from .pending import Tracker
 from .rows import Key, Lock, Values
 from .rules import Rules, rules_of_class, rules_of_table
 
-__all__ = ["deleting", "flushed", "foresee", "inserted", "updating"]
+__all__ = ["deleting", "flushed", "foresee", "inserting", "updating"]
 
 
 def foresee(tracker: Tracker) -> None:
@@ -44,12 +44,13 @@ def _expect(
     coming: dict[tuple[Rules, Lock], list[Key]], rules: Iterable[Rules], target: Any, lock: Lock
 ) -> None:
     key = inspect(target).identity
-    for each in rules if key is not None else ():
-        coming.setdefault((each, lock), []).append(tuple(key))
+    if key is not None:
+        for each in rules:
+            coming.setdefault((each, lock), []).append(tuple(key))
 
 
-def inserted(tracker: Tracker, target: Any) -> None:
-    """After the INSERT of an object."""
+def inserting(tracker: Tracker, target: Any) -> None:
+    """Before the INSERT of an object; or the UPDATE, where it takes the place of one deleted under its key."""
     tracker.written.append(target)
 
 

@@ -248,7 +248,7 @@ def follow_writes(
     for name, listener in _LISTENERS.items():
         if not event.contains(Mapper, name, listener):
             event.listen(Mapper, name, listener)
-    retrier = AsyncRetrier(cache, REASON) if isinstance(cache, AsyncCache) else Retrier(cache, REASON)
+    retrier: Any = AsyncRetrier(cache, REASON) if isinstance(cache, AsyncCache) else Retrier(cache, REASON)
     following: Following[Any] = Following(target, cache, retrier, limit, on_failure, undo)
     _following[target] = weakref.ref(following)
     return following
@@ -351,9 +351,9 @@ def _trackers_of(target: Any) -> Iterable[Tracker]:
     return () if session is None else session.info.get(_TRACKERS, {}).values()
 
 
-def _after_insert(_mapper: Any, _connection: Any, target: Any) -> None:
+def _before_insert(_mapper: Any, _connection: Any, target: Any) -> None:
     for tracker in _trackers_of(target):
-        flushes.inserted(tracker, target)
+        flushes.inserting(tracker, target)
 
 
 def _before_update(_mapper: Any, _connection: Any, target: Any) -> None:
@@ -367,7 +367,7 @@ def _before_delete(_mapper: Any, _connection: Any, target: Any) -> None:
 
 
 _LISTENERS: Final = {
-    "after_insert": _after_insert,
+    "before_insert": _before_insert,
     "before_update": _before_update,
     "before_delete": _before_delete,
 }

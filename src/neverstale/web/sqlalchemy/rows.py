@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from .rules import Path, Rules
 
-__all__ = ["Key", "Lock", "Values", "among", "ends", "on", "read"]
+__all__ = ["Key", "Lock", "Values", "among", "ends", "locked", "on", "read"]
 
 Key: TypeAlias = "tuple[Any, ...]"
 Values: TypeAlias = "dict[str, Any]"
@@ -46,8 +46,8 @@ def among(columns: Sequence[Any], keys: Sequence[Key]) -> ColumnElement[bool]:
     )
 
 
-def locked(query: Select[Any], lock: Lock, of: Any) -> Select[Any]:
-    """Lock what is read, as strongly as the statement that comes will."""
+def locked(query: Any, lock: Lock, of: Any) -> Any:
+    """Lock what a SELECT reads, as strongly as the statement that comes will."""
     if not lock:
         return query
     # An UPDATE that leaves the key alone takes the weaker lock, which lets others insert rows that refer to this one.

@@ -40,6 +40,8 @@ def executing(tracker: Tracker, state: ORMExecuteState) -> Result[Any] | None:
     rules = dict.fromkeys((*rules_of_table(table), *(rules_of_class(mapper) if mapper is not None else ())))
     if not rules:
         return None
+    # It begins the transaction to which the statement will belong.
+    state.session.connection(bind_arguments=state.bind_arguments)
     if isinstance(statement, Insert):
         return _insert(tracker, state, statement, tuple(rules), table, mapper)
     _change(tracker, state, statement, tuple(rules), table, mapper)
