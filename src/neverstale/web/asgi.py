@@ -503,6 +503,8 @@ class ResponseCacheMiddleware:
         now = _now_ms()
         if call.options is None:
             return by_headers(status, headers, call.request, self._policy, began, now)
+        if (call.request.session or call.request.authorized) and not call.owner and not call.options.public:
+            return None  # it should not have come so far: what would be stored here may be a user's
         return by_rule(status, headers, call.options, began, now)
 
     def _shared_scope(self, scope: Scope, stored: Stored | None) -> tuple[Scope, bool]:
