@@ -252,7 +252,10 @@ class BaseCache:
 
     def _kept(self, life: Lifetime, seen: Seen | None, sealer: ValueSealer) -> Any:
         """Return the old value that is kept for a load that fails or is late, or MISS."""
-        if not life.kept_ms or seen is None or seen.state is not State.EXPIRED:
+        if not life.kept_ms or seen is None or seen.state is not State.EXPIRED or seen.entry is None:
+            return MISS
+        # In Redis it may be for longer: as long as the lease of whoever renews it.
+        if seen.entry.hard_at + life.kept_ms <= time.time_ns() // 1_000_000:
             return MISS
         return self._found(seen, sealer).value
 

@@ -58,6 +58,9 @@ class Lifetime:
         fresh = round(self.fresh_ms * part)
         served = fresh + round(self.stale_ms * part)
         ends = served + round(self.kept_ms * part)
-        # Where Redis' own expiry says it all, nothing needs to be written, and no clock but Redis' is asked.
-        soft_at = now_ms + fresh if ends > fresh or self.beta else 0
-        return Moments(soft_at, now_ms + served if ends > served else 0, max(1, min(ends, DAY_MS)))
+        ttl_ms = max(1, min(ends, DAY_MS))
+        # Where Redis' own expiry says it all, nothing needs to be written, and no clock but Redis' is asked. But what
+        # may be renewed stays in Redis while it is, beyond its time: then it is to be known that it is over.
+        if ends == fresh and not self.beta:
+            return Moments(0, 0, ttl_ms)
+        return Moments(now_ms + fresh, now_ms + served, ttl_ms)

@@ -3,7 +3,8 @@
 -- ARGV[1] mode:
 --   "fill"     where nothing is, or still what the caller saw and could not use: a placeholder takes its place
 --   "refresh"  on the value that the caller saw, if no lease is alive on it: the token is written into it. After a
---              failed refresh nobody is granted for a while: the token is zeros then, and the lease's end to come
+--              failed refresh nobody is granted for a while: the token is zeros then, and the lease's end to come.
+--              A value that is still served and would be gone before the lease stays as long as this
 --   "claim"    whatever is there, for a caller who will set the entry: a value stays until then
 -- ARGV[2] the header that the caller saw, or "" for nothing
 -- ARGV[3] the placeholder with the new token
@@ -33,5 +34,12 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[1] == 'refresh' and struct.unpack('>I8', head, 35) > now then return head end
+-- The lease goes with the value, so a value that is served until a moment to come stays for as long as the lease: else
+-- what begins shortly before the end could not be stored, and would be loaded twice. Only until then, or a load that
+-- fails again and again would keep it for ever.
+if ARGV[1] == 'refresh' and struct.unpack('>I8', redis.call('GETRANGE', KEYS[1], 50, 57)) > now
+    and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
 redis.call('SETRANGE', KEYS[1], 18, string.sub(ARGV[3], 19, 34) .. struct.pack('>I8', now + ARGV[4]))
 return ''

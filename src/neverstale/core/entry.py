@@ -14,9 +14,9 @@
 | 58-61 | cost of the load, in microseconds |
 | 62-63 | number of tags; then, for each: its length (2 bytes), the tag, the stamp's length (1 byte), the stamp |
 
-All numbers are big-endian. The scripts beside this file know the places 0 to 41 and compare the first 56 bytes, so the
-rest may change with the version of the format. Any bytes may come back from Redis: what does not parse is not ours,
-and a miss.
+All numbers are big-endian. The scripts beside this file know the places 0 to 41 and 50 to 57, and compare the first 56
+bytes, so the rest may change with the version of the format. Any bytes may come back from Redis: what does not parse is
+not ours, and a miss.
 """
 
 from __future__ import annotations
