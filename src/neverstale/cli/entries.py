@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import redis
 import typer
+from redis.exceptions import NoPermissionError
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ from neverstale.core.keys import Keys, check_tags
 from neverstale.doctor.names import Kind, Name, Names
 from neverstale.doctor.nodes import Node, nodes_of
 from neverstale.drive.connection import REDIS_ERRORS, unavailable
+from neverstale.errors import RedisUnavailable
 from neverstale.lookup import Lookup, look_up
 from neverstale.receipt import Receipt
 
@@ -318,9 +320,8 @@ def invalidate_tag(
     tool = tool_of(context)
     tags = check_tags(names)
     with tool.cache() as cache:
-        listed = cache._driver.run(_cards(cache._keys, tags), cache._counters, patient=True)
         what = f"entries are listed for {_named(tags)}"
-        if _go_on(tool, sum(listed), what, yes=yes, dry_run=dry_run):
+        if _go_on(tool, _listed_for(cache, tags), what, yes=yes, dry_run=dry_run):
             _tell(tool.out, cache.invalidate_tags(*tags, reason=reason, soft=soft))
 
 
@@ -358,16 +359,27 @@ def _invalidate_matching(
         raise typer.Exit(FOUND)
 
 
-def _go_on(tool: Tool, number: int, what: str, *, yes: bool, dry_run: bool) -> bool:
-    """Return whether to go on; asks where it is much."""
+def _listed_for(cache: Cache, tags: tuple[str, ...]) -> int | None:
+    """Return how many entries tags list, or None where this user may not ask: the cache itself never does."""
+    try:
+        return sum(cache._driver.run(_cards(cache._keys, tags), cache._counters, patient=True))
+    except RedisUnavailable as problem:
+        if isinstance(problem.__cause__, NoPermissionError):
+            return None
+        raise
+
+
+def _go_on(tool: Tool, number: int | None, what: str, *, yes: bool, dry_run: bool) -> bool:
+    """Return whether to go on; asks where it is much, or may be."""
+    told = f"{'an unknown number of' if number is None else count(number)} {what}"
     if dry_run:
         if tool.out.json:
             tool.out.data({"dry_run": True, "entries": number})
         else:
-            tool.out.console.print(f"{count(number)} {what}; nothing was done")
+            tool.out.console.print(f"{told}; nothing was done")
         return False
-    if number > _MANY:
-        tool.confirm(f"{count(number)} {what}", "Invalidate them all?", yes=yes)
+    if number is None or number > _MANY:
+        tool.confirm(told, "Invalidate them all?", yes=yes)
     return True
 
 

@@ -14,10 +14,9 @@ from rich.text import Text
 
 from neverstale.cache import Cache
 from neverstale.counters import CounterSnapshot
-from neverstale.doctor.nodes import Node, nodes_of
-from neverstale.errors import RedisUnavailable
 from neverstale.hot import HotKey, HotTag
-from neverstale.metrics.totals import StatKeys, Totals, hot_keys, hot_tags, series, totals
+from neverstale.metrics.nodes import NodeStats
+from neverstale.metrics.totals import Totals
 
 from .output import count, duration, plain, share, size, table
 
@@ -54,11 +53,10 @@ class Reading:
         Raises:
             RedisUnavailable: Redis did not answer.
         """
-        keys = StatKeys(cache.settings.namespace, cache.settings.version)
-        found: Totals = cache._driver.run(totals(keys), cache._counters, patient=True)
+        found = cache.totals()
         if last is None:
             return Reading(found.at, 0.0, found.processes, found.prefixes)
-        spans = cache._driver.run(series(keys, last), cache._counters, patient=True)
+        spans = cache.series(last)
         summed: dict[str, CounterSnapshot] = {}
         for span in spans:
             for prefix, figures in span.prefixes.items():
@@ -106,7 +104,7 @@ class Frame:
     reading: Reading
     keys: Sequence[HotKey]
     tags: Sequence[HotTag]
-    nodes: Sequence[Mapping[str, Any]]
+    nodes: Sequence[NodeStats]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -114,34 +112,14 @@ class Frame:
             **self.reading.as_dict(),
             "hot_keys": [each._asdict() for each in self.keys],
             "hot_tags": [each._asdict() for each in self.tags],
-            "nodes": list(self.nodes),
+            "nodes": [each.as_dict() for each in self.nodes],
         }
 
 
 def frame_of(cache: Cache, reading: Reading, most: int) -> Frame:
     """Add to a reading what is hot and what the nodes say; raises `RedisUnavailable`."""
-    names = StatKeys(cache.settings.namespace, cache.settings.version)
-    keys: list[HotKey] = cache._driver.run(hot_keys(names, most, _HOT), cache._counters, patient=True)
-    tags: list[HotTag] = cache._driver.run(hot_tags(names, most, _HOT), cache._counters, patient=True)
-    return Frame(reading, keys, tags, [_node_reading(node) for node in nodes_of(cache._connections)])
-
-
-def _node_reading(node: Node) -> dict[str, Any]:
-    """Ask a node for its memory and its load; what it does not say is None."""
-    try:
-        info: Any = node.ask(lambda client: client.info())
-    except RedisUnavailable as problem:
-        return {"node": node.name, "error": str(problem)}
-    return {
-        "node": node.name,
-        "error": None,
-        "used_memory": info.get("used_memory"),
-        "maxmemory": info.get("maxmemory") or None,
-        "ops_per_second": info.get("instantaneous_ops_per_sec"),
-        "clients": info.get("connected_clients"),
-        "evicted_keys": info.get("evicted_keys"),
-        "keys": sum(each.get("keys", 0) for name, each in info.items() if name.startswith("db")),
-    }
+    primaries = [node for node in cache.nodes() if node.role != "replica"]
+    return Frame(reading, cache.hottest(most, _HOT), cache.hottest_tags(most, _HOT), primaries)
 
 
 # --- how it looks ---------------------------------------------------------------------------------------------------
@@ -249,20 +227,20 @@ def _hot(title: str, names: Sequence[tuple[str, float]]) -> Table:
     return made
 
 
-def _nodes(nodes: Sequence[Mapping[str, Any]]) -> Table:
+def _nodes(nodes: Sequence[NodeStats]) -> Table:
     right = ("MEMORY", "OF", "OPS/s", "CLIENTS", "KEYS", "EVICTED")
     made = table("NODE", *right, right=right)
     for node in nodes:
-        if node["error"]:
-            made.add_row(plain(node["node"]), Text(plain(node["error"]), "red"))
+        if node.error:
+            made.add_row(plain(node.node), Text(plain(node.error), "red"))
             continue
         made.add_row(
-            plain(node["node"]),
-            size(node["used_memory"]),
-            size(node["maxmemory"]) if node["maxmemory"] else Text("unset", "yellow"),
-            count(node["ops_per_second"]),
-            count(node["clients"]),
-            count(node["keys"]),
-            count(node["evicted_keys"]),
+            plain(node.node),
+            size(node.memory),
+            size(node.max_memory) if node.max_memory else Text("unset", "yellow"),
+            count(node.commands),
+            count(node.clients),
+            count(node.keys),
+            count(node.evicted),
         )
     return made

@@ -346,7 +346,7 @@ def _rights(facts: Facts, settings: Settings) -> Iterator[_Said]:
             "no-password",
             f"no password is needed for user {facts.user or 'default'}",
             "Whoever reaches it can put into the cache what your users then see.",
-            "Give the application a user of its own with a password (ACL SETUSER); see docs/doctor.md.",
+            "Give the application a user of its own with a password (ACL SETUSER); see docs/production.md.",
         )
     elif open_to_all and everywhere and facts.config.get("protected-mode") == "no":
         yield (
@@ -370,7 +370,7 @@ def _rights(facts: Facts, settings: Settings) -> Iterator[_Said]:
             "dangerous-commands",
             f"user {facts.user} may {', '.join(facts.allowed)}",
             "The cache needs none of them; who gets hold of its password could stop or empty the server.",
-            "Give the application a user of its own; docs/doctor.md has the ACL.",
+            "Give the application a user of its own; docs/production.md has the ACL.",
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
+from redis.exceptions import NoPermissionError
 
 from neverstale.cache import Cache
 from neverstale.core.commands import Call, Flow, Together
@@ -32,6 +33,7 @@ class MemberSample:
         sets: SETs that were looked into.
         listed: members of all of those.
         looked_at, gone: members that were looked for, and those that are not there any more.
+        refused: why nothing could be looked into, or "".
         worst: the name of the SET with the most members that are gone, and how many these are, estimated.
     """
 
@@ -41,6 +43,7 @@ class MemberSample:
     gone: int = 0
     orphans: float = 0.0
     worst: tuple[str, int] = ("", 0)
+    refused: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """What is told of it."""
@@ -55,7 +58,7 @@ class MemberSample:
 
 
 @dataclass(frozen=True, slots=True)
-class _Exists(Call[int]):
+class _IsThere(Call[bool]):
     name: bytes
 
     @property
@@ -63,14 +66,15 @@ class _Exists(Call[int]):
         return self.name
 
     def words(self) -> tuple[Any, ...]:
-        return ("EXISTS", self.name)
+        # Not EXISTS: a user with the rights of the cache alone may ask for this.
+        return ("PTTL", self.name)
 
-    def parse(self, reply: Any) -> int:
-        return int(reply)
+    def parse(self, reply: Any) -> bool:
+        return int(reply) != -2
 
 
-def _exist(names: tuple[bytes, ...]) -> Flow[list[int]]:
-    found: list[int] = yield from Together(tuple(_Exists(name) for name in names))
+def _are_there(names: tuple[bytes, ...]) -> Flow[list[bool]]:
+    found: list[bool] = yield from Together(tuple(_IsThere(name) for name in names))
     return found
 
 
@@ -93,14 +97,18 @@ def sample_members(cache: Cache, node: Node, sets: list[bytes], sample: MemberSa
     replies = pipeline.execute(raise_on_error=False)
     picked: list[tuple[bytes, int, tuple[bytes, ...]]] = []
     for name, size, members in zip(sets, replies[::2], replies[1::2], strict=True):
+        refused = next((each for each in (size, members) if isinstance(each, NoPermissionError)), None)
+        if refused is not None:
+            sample.refused = " ".join(str(refused).split())
+            return
         if isinstance(size, redis.ResponseError) or isinstance(members, redis.ResponseError) or not members:
-            continue  # refused, no SET, or gone meanwhile
+            continue  # no SET, or gone meanwhile
         picked.append((name, size, tuple(members)))
     wanted = tuple(member for _, _, members in picked for member in members)
     if not wanted:
         return
     try:
-        there = iter(cache._driver.run(_exist(wanted), cache._counters, patient=True))
+        there = iter(cache._driver.run(_are_there(wanted), cache._counters, patient=True))
     except RedisUnavailable:
         return
     for name, size, members in picked:

@@ -279,9 +279,10 @@ class Scanner:
                 continue  # gone since SCAN named it
             seen.append((raw, name, ttl, head, size))
         self._judge(node, seen)
-        sample_members(
-            self._cache, node, [raw for raw, name, *_ in seen if name.kind is Kind.TAG], self.found.members
-        )
+        sets = [raw for raw, name, *_ in seen if name.kind is Kind.TAG]
+        sample_members(self._cache, node, sets, self.found.members)
+        if self.found.members.refused:
+            self.found.refused["SRANDMEMBER"] = self.found.members.refused
 
     def _judge(self, node: Node, seen: list[tuple[bytes, Name, Any, Any, Any]]) -> None:
         found = self.found
