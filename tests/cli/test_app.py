@@ -14,6 +14,12 @@ from neverstale import Cache
 from neverstale.testing.servers import RedisCluster, RedisServer, binaries
 from tests.cli.conftest import Command, visible
 
+#: What docs/production.md recommends for an application.
+RIGHTS = (
+    "~shop:* &shop:cache:invalidate +ping +select +info +time +scan +eval +evalsha +publish +subscribe "
+    "+get +mget +set +getrange +setrange +unlink +type +pttl +pexpire +expire +sadd +smembers +spop "
+    "+hget +hset +hgetall +hincrby +hdel +zadd +zcount +zincrby +zrem +zrangebyscore +zremrangebyrank +zrevrange"
+)
 COMMANDS = ("ping", "stats", "top", "get", "keys", "invalidate", "clear", "doctor", "warm")
 
 
@@ -119,6 +125,29 @@ class TestAway:
         assert "top-secret" not in command("ping", "--url", url).err
 
 
+class TestFewRights:
+    def test_all_commands(self, command: Command, redis_server: RedisServer, cache: Cache) -> None:
+        """With the rights of an application every command does what it can, and never more than it was told."""
+        cache.set_many({f"p:{number}": "x" for number in range(5)}, tags=["t"])
+        user = ["ACL", "SETUSER", "app", "reset", "on", ">secret", *RIGHTS.split()]
+        redis_server.client().execute_command(*user)
+        url = ("--url", f"redis://app:secret@127.0.0.1:{redis_server.port}")
+        try:
+            assert command("ping", *url).status == 0
+            assert command("get", "p:1", *url).status == 0
+            assert len(command("keys", *url).lines) == 5
+            assert command("stats", *url).status == 1
+            assert command("top", "--once", *url).status == 0
+            assert command("doctor", *url).status == 0
+            # How many there are it may not ask: so it does not guess that they are few.
+            assert command("invalidate", "tag", "t", *url).status == 2
+            assert command("invalidate", "key", "p:1", *url).json["removed"] == 1
+            assert command("invalidate", "tag", "t", "--yes", *url).json["removed"] == 4
+            assert command("clear", *url).status == 1
+        finally:
+            redis_server.client().execute_command("ACL", "DELUSER", "app")
+
+
 class TestPing:
     def test_single(self, command: Command) -> None:
         """The one node answers."""
@@ -177,7 +206,7 @@ class TestFigures:
         assert ran.status == 0
         assert [(key["prefix"], key["key"]) for key in ran.json["hot_keys"]] == [("p:", "a")]
         assert [tag["tag"] for tag in ran.json["hot_tags"]] == ["t"]
-        assert ran.json["nodes"][0]["used_memory"] > 0
+        assert ran.json["nodes"][0]["memory"] > 0
         assert "p:a" in command("top", "--once", "--no-json").out
 
     @pytest.mark.parametrize("key", ["q", "\x03"])

@@ -209,11 +209,16 @@ class TestManners:
         """It pauses such that no more keys a second are looked at than allowed."""
         cache = make_cache(redis_server.url)
         cache.set_many({f"a:{number}": "x" for number in range(3000)})
-        pauses: list[float] = []
-        Scanner(cache, nodes_of(cache._connections), rate=1_000, sleep=pauses.append).run()
-        # Nothing was slept, so each pause is as long as all steps until then should have taken.
-        assert len(pauses) >= 5
-        assert all(abs(pause - (step + 1) * 0.5) < 0.4 for step, pause in enumerate(pauses))
+        ends: list[float] = []
+
+        def pause(seconds: float) -> None:
+            ends.append(scanner.found.seconds + seconds)
+
+        scanner = Scanner(cache, nodes_of(cache._connections), rate=1_000, sleep=pause)
+        scanner.run()
+        assert len(ends) >= 5
+        # A step looks at 500 keys, so with 1,000 a second the n-th ends after n halves of a second.
+        assert ends == pytest.approx([0.5 * (step + 1) for step in range(len(ends))])
 
     def test_progress(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
         """Progress is told against DBSIZE."""
