@@ -29,8 +29,10 @@ from neverstale.lifetime import Lifetime
 from neverstale.loading import Answer
 from neverstale.sealing import ValueSealer
 from neverstale.sessions import changes
+from neverstale.sessions.aside import Aside, read_through
+from neverstale.sessions.kept import Kept
 from neverstale.sessions.model import UNCHANGED, Rules, Session, tag_of, when
-from neverstale.sessions.places import Aside, Frame, Kept, Place, read_through
+from neverstale.sessions.places import Frame, Place
 
 KEYS = Keys("sim", 1, "session:")
 RULES = Rules(60_000, 86_400_000, 86_400_000, 10_000, 300_000)

@@ -14,7 +14,7 @@ from neverstale.core.policy import Seen
 from neverstale.core.store import store
 from neverstale.drive.sim import Actor, Process, Violation, explore
 from neverstale.drive.wire import SingleWire
-from neverstale.sessions import places
+from neverstale.sessions import kept
 
 from .session_world import (
     KEYS,
@@ -100,7 +100,7 @@ def a_plain_set(patch: pytest.MonkeyPatch) -> None:
         yield from store([(entry, sealed, (TAG,))], keys, ttl_ms, Process().memory)
         return True
 
-    patch.setattr(places, "swap", swap)
+    patch.setattr(kept, "swap", swap)
 
 
 def a_set_on_a_miss(patch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def destroying_without_a_claim(patch: pytest.MonkeyPatch) -> None:
     def claim(entry: str) -> Flow[None]:
         yield from ()
 
-    patch.setattr(places, "claim", claim)
+    patch.setattr(kept, "claim", claim)
 
 
 def taking_every_stamp(patch: pytest.MonkeyPatch) -> None:

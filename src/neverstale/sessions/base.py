@@ -20,6 +20,8 @@ from neverstale.owed import Work
 from neverstale.sealing import ValueSealer
 
 from . import changes
+from .aside import Aside, read_through
+from .kept import Kept
 from .model import (
     UNCHANGED,
     Issued,
@@ -32,7 +34,7 @@ from .model import (
     new_id,
     tag_of,
 )
-from .places import Aside, Frame, Kept, Place, checked, invalidate, read_through, then
+from .places import Frame, Place, checked, invalidate, then
 from .secret import Keyring, SecretSealer
 
 __all__ = ["ABSOLUTE", "GRACE", "IDLE", "SEEN_EVERY", "TTL", "BaseSessions"]
