@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
 from neverstale import RedisUnavailable
 from neverstale.doctor import examine as examine_all
-from neverstale.doctor import exit_status
+from neverstale.doctor import exit_status, mend
 from neverstale.doctor.checks import check_node
 from neverstale.doctor.facts import Facts, gather
 from neverstale.doctor.nodes import is_loopback, nodes_of
@@ -145,6 +147,27 @@ class TestRights:
         assert report.scan.kinds["entry"].keys == 1
         assert "dangerous-commands" not in codes(report)
         assert exit_status(report.findings, strict=True) == 0
+
+    @pytest.mark.plants_keys
+    def test_rights_of_the_page(self, start_server: StartServer, make_cache: MakeCache) -> None:
+        """With the rights that docs/doctor.md has for it, the doctor may ask for everything, and mend what it says."""
+        server = start_server(*GOOD)
+        page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+        told = re.search(r"^ACL SETUSER doctor .*?(?=^```)", page, re.DOTALL | re.MULTILINE)
+        assert told is not None
+        server.client().execute_command(*told[0].replace("\\\n", " ").split())
+        make_cache(server.url).set("a", "x", tags=["t"])
+        server.client().set("shop:v1:planted", "x")
+        url = f"redis://doctor:PASSWORD@127.0.0.1:{server.port}"
+        report = examine(make_cache, server, url)
+        assert codes(report) == {"no-ttl", "not-ours-inside"}
+        assert report.scan is not None
+        server.client().execute_command("ACL", "SETUSER", "doctor", "+pexpire")
+        cache = make_cache(url)
+        assert mend(report.primaries, report.scan.lasting, cache.settings, "expire").expired == 1
+        server.client().persist("shop:v1:planted")
+        server.client().execute_command("ACL", "SETUSER", "doctor", "+unlink")
+        assert mend(report.primaries, report.scan.lasting, cache.settings, "delete").deleted == 1
 
     @pytest.mark.plants_keys
     def test_hardly_any_rights(self, start_server: StartServer, make_cache: MakeCache) -> None:
