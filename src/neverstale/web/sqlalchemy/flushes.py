@@ -12,63 +12,71 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Table, inspect
+from sqlalchemy import inspect
 from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty
 
 from neverstale.errors import UsageError
 
 from .pending import Tracker
 from .rows import Key, Lock, Values
-from .rules import Rules, rules_of_class, rules_of_table
+from .rules import Rules, rules_of_class, secondaries_of
 
 __all__ = ["deleting", "flushed", "foresee", "inserting", "updating"]
 
 
 def foresee(tracker: Tracker) -> None:
     """Before a flush: read the rows that it is known to change or delete."""
-    tracker.written.clear()
-    tracker.deleted.clear()
+    tracker.forget_flush()
     session = tracker.session
     coming: dict[tuple[Rules, Lock], list[Key]] = {}
     for target in session.dirty:
-        rules = rules_of_class(inspect(target).mapper)
+        state: InstanceState[Any] = inspect(target)
+        rules = rules_of_class(state.mapper)
         if rules and session.is_modified(target, include_collections=False):
-            _expect(coming, rules, target, "update")
+            tracker.foreseen.add(state)
+            _expect(coming, rules, state, "update")
     for target in session.deleted:
-        _expect(coming, rules_of_class(inspect(target).mapper), target, "delete")
+        state = inspect(target)
+        _expect(coming, rules_of_class(state.mapper), state, "delete")
     for (rule, lock), keys in coming.items():
         tracker.before(rule, keys, lock)
 
 
 def _expect(
-    coming: dict[tuple[Rules, Lock], list[Key]], rules: Iterable[Rules], target: Any, lock: Lock
+    coming: dict[tuple[Rules, Lock], list[Key]], rules: Iterable[Rules], state: InstanceState[Any], lock: Lock
 ) -> None:
-    key = inspect(target).identity
-    if key is not None:
+    if state.identity is not None:
         for each in rules:
-            coming.setdefault((each, lock), []).append(tuple(key))
+            coming.setdefault((each, lock), []).append(tuple(state.identity))
 
 
-def inserting(tracker: Tracker, target: Any) -> None:
+def inserting(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
     """Before the INSERT of an object; or the UPDATE, where it takes the place of one deleted under its key."""
-    tracker.written.append(target)
+    if rules_of_class(mapper):
+        tracker.written.append(inspect(target))
 
 
-def updating(tracker: Tracker, target: Any) -> None:
+def updating(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
     """Before the UPDATE of an object, which there is only if something has changed."""
-    if tracker.session.is_modified(target, include_collections=False):
-        tracker.written.append(target)
-        _one(tracker, target, "update")
-
-
-def deleting(tracker: Tracker, target: Any) -> None:
-    """Before the DELETE of an object."""
-    tracker.deleted.append(target)
-    _one(tracker, target, "delete")
-
-
-def _one(tracker: Tracker, target: Any, lock: Lock) -> None:
+    if not rules_of_class(mapper):
+        return
     state: InstanceState[Any] = inspect(target)
+    if state in tracker.foreseen:
+        tracker.written.append(state)
+    elif tracker.session.is_modified(target, include_collections=False):
+        tracker.written.append(state)
+        _one(tracker, state, "update")
+
+
+def deleting(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
+    """Before the DELETE of an object."""
+    state: InstanceState[Any] = inspect(target)
+    if secondaries_of(mapper):
+        tracker.deleted.add(state)
+    _one(tracker, state, "delete")
+
+
+def _one(tracker: Tracker, state: InstanceState[Any], lock: Lock) -> None:
     if state.identity is not None:
         for rules in rules_of_class(state.mapper):
             tracker.before(rules, (tuple(state.identity),), lock)
@@ -77,13 +85,9 @@ def _one(tracker: Tracker, target: Any, lock: Lock) -> None:
 def flushed(tracker: Tracker) -> None:
     """After a flush: note what its objects have become, and the rows of many-to-many tables."""
     session = tracker.session
-    for target in tracker.written:
-        state: InstanceState[Any] = inspect(target)
-        rules = rules_of_class(state.mapper)
-        if not rules:
-            continue
-        key = tuple(state.mapper.primary_key_from_instance(target))
-        for each in rules:
+    for state in tracker.written:
+        key = tuple(state.mapper.primary_key_from_instance(state.obj()))
+        for each in rules_of_class(state.mapper):
             if state.identity is None:
                 tracker.level.known.add((each, key))
             values = {name: state.dict[name] for name in each.columns if name in state.dict}
@@ -92,21 +96,12 @@ def flushed(tracker: Tracker) -> None:
             else:
                 # Made by the database, or not to be told from what it makes of it.
                 tracker.later(each, (key,))
-    gone = {*session.deleted, *tracker.deleted}
-    for target in {*session.new, *session.dirty, *gone}:
-        for relationship, rules in _secondaries(inspect(target).mapper):
-            _associations(tracker, target, relationship, rules, gone=target in gone)
-
-
-def _secondaries(mapper: Mapper[Any]) -> list[tuple[RelationshipProperty[Any], tuple[Rules, ...]]]:
-    """Return the many-to-many relationships of a class about whose tables something is said."""
-    found = []
-    for relationship in mapper.relationships:
-        if isinstance(relationship.secondary, Table):
-            rules = tuple(each for each in rules_of_table(relationship.secondary) if each.mapper is None)
-            if rules:
-                found.append((relationship, rules))
-    return found
+    # By their states: an object may have an equality of its own, and no hash.
+    touched = {inspect(target): False for kept in (session.new, session.dirty) for target in kept}
+    touched |= {inspect(target): True for target in session.deleted} | dict.fromkeys(tracker.deleted, True)
+    for state, gone in touched.items():
+        for relationship, rules in secondaries_of(state.mapper):
+            _associations(tracker, state.obj(), relationship, rules, gone=gone)
 
 
 def _associations(

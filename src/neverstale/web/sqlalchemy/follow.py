@@ -125,7 +125,9 @@ class Following(Generic[R]):
         flushes.foresee(self._tracker(session))
 
     def _after_flush(self, session: Session, _: Any) -> None:
-        flushes.flushed(self._tracker(session))
+        tracker = self._tracker(session)
+        flushes.flushed(tracker)
+        tracker.forget_flush()
 
     def _after_postexec(self, session: Session, _: Any) -> None:
         tracker = self._tracker(session)
@@ -351,19 +353,19 @@ def _trackers_of(target: Any) -> Iterable[Tracker]:
     return () if session is None else session.info.get(_TRACKERS, {}).values()
 
 
-def _before_insert(_mapper: Any, _connection: Any, target: Any) -> None:
+def _before_insert(mapper: Mapper[Any], _connection: Any, target: Any) -> None:
     for tracker in _trackers_of(target):
-        flushes.inserting(tracker, target)
+        flushes.inserting(tracker, mapper, target)
 
 
-def _before_update(_mapper: Any, _connection: Any, target: Any) -> None:
+def _before_update(mapper: Mapper[Any], _connection: Any, target: Any) -> None:
     for tracker in _trackers_of(target):
-        flushes.updating(tracker, target)
+        flushes.updating(tracker, mapper, target)
 
 
-def _before_delete(_mapper: Any, _connection: Any, target: Any) -> None:
+def _before_delete(mapper: Mapper[Any], _connection: Any, target: Any) -> None:
     for tracker in _trackers_of(target):
-        flushes.deleting(tracker, target)
+        flushes.deleting(tracker, mapper, target)
 
 
 _LISTENERS: Final = {

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import InstanceState, Session, SessionTransaction
 
 from neverstale.core.keys import check_tag
 from neverstale.errors import UsageError
@@ -81,13 +81,20 @@ class Tracker:
     def __init__(self, session: Session, limit: int) -> None:
         self.session = session
         self.limit = limit
-        #: Objects that this flush has written, and that it has deleted.
-        self.written: list[Any] = []
-        self.deleted: list[Any] = []
+        #: Of the flush that is running: objects that were seen to have changed, that are written, that are deleted.
+        self.foreseen: set[InstanceState[Any]] = set()
+        self.written: list[InstanceState[Any]] = []
+        self.deleted: set[InstanceState[Any]] = set()
         self._levels: dict[SessionTransaction, Level] = {}
         self._committed: SessionTransaction | None = None
         self._announced: SessionTransaction | None = None
         self.committing = False
+
+    def forget_flush(self) -> None:
+        """Begin another flush."""
+        self.foreseen.clear()
+        self.written.clear()
+        self.deleted.clear()
 
     # --- levels ------------------------------------------------------------------------------------------------
 
@@ -106,11 +113,6 @@ class Tracker:
         transaction = self.session.get_nested_transaction() or self.session.get_transaction()
         assert transaction is not None
         return self._levels.setdefault(transaction, Level())
-
-    @property
-    def idle(self) -> bool:
-        """Whether there is no transaction."""
-        return self.session.get_transaction() is None
 
     def prepare(self) -> None:
         """Before a commit: of the transaction, finish what is known; of a savepoint, nothing."""

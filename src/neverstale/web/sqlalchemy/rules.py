@@ -23,7 +23,7 @@ from neverstale.errors import UsageError
 
 from .templates import Name, Template, names_of, parse
 
-__all__ = ["Names", "Path", "Rules", "invalidates", "rules_of_class", "rules_of_table"]
+__all__ = ["Names", "Path", "Rules", "invalidates", "rules_of_class", "rules_of_table", "secondaries_of"]
 
 S = TypeVar("S")
 
@@ -33,6 +33,11 @@ _ATTRIBUTE: Final = "__neverstale_rules__"
 _PLAIN: Final = (int, str, bool)
 
 _declared: weakref.WeakSet[Rules] = weakref.WeakSet()
+#: Found once for each class; forgotten when something more is said.
+_known: weakref.WeakKeyDictionary[Mapper[Any], tuple[Rules, ...]] = weakref.WeakKeyDictionary()
+_secondaries: weakref.WeakKeyDictionary[
+    Mapper[Any], tuple[tuple[RelationshipProperty[Any], tuple[Rules, ...]], ...]
+] = weakref.WeakKeyDictionary()
 
 
 class Names(NamedTuple):
@@ -238,6 +243,8 @@ def invalidates(*tags: Name, keys: Iterable[Name] = (), whole: str | None = None
 
     def declare(subject: S) -> S:
         _rules(subject).add(tags, keys, whole)
+        _known.clear()
+        _secondaries.clear()
         return subject
 
     return declare
@@ -261,13 +268,40 @@ def _rules(subject: Any) -> Rules:
 
 def rules_of_class(mapper: Mapper[Any]) -> tuple[Rules, ...]:
     """Return what a class and those that it inherits from say."""
-    found = (each.class_.__dict__.get(_ATTRIBUTE) for each in mapper.iterate_to_root())
-    return tuple(rules for rules in found if rules is not None)
+    known = _known.get(mapper)
+    if known is None:
+        found = (each.class_.__dict__.get(_ATTRIBUTE) for each in mapper.iterate_to_root())
+        known = _known[mapper] = _ready(rules for rules in found if rules is not None)
+    return known
 
 
 def rules_of_table(table: Table) -> tuple[Rules, ...]:
     """Return all that is said about rows of a table, by whatever class."""
-    return tuple(rules for rules in _declared if any(table is each for each in _tables(rules)))
+    return _ready(rules for rules in list(_declared) if any(table is each for each in _tables(rules)))
+
+
+def secondaries_of(mapper: Mapper[Any]) -> tuple[tuple[RelationshipProperty[Any], tuple[Rules, ...]], ...]:
+    """Return the many-to-many relationships of a class whose tables have something said about them."""
+    known = _secondaries.get(mapper)
+    if known is None:
+        known = _secondaries[mapper] = tuple(
+            (relationship, rules)
+            for relationship in mapper.relationships
+            if isinstance(relationship.secondary, Table)
+            and not relationship.viewonly
+            and (
+                rules := tuple(each for each in rules_of_table(relationship.secondary) if each.mapper is None)
+            )
+        )
+    return known
+
+
+def _ready(rules: Iterable[Rules]) -> tuple[Rules, ...]:
+    """What is said after all mappers were configured, and what tables say, becomes ready here."""
+    found = tuple(rules)
+    for each in found:
+        each.make_ready()
+    return found
 
 
 def _tables(rules: Rules) -> Iterable[Any]:
@@ -278,5 +312,7 @@ def _tables(rules: Rules) -> Iterable[Any]:
 
 @event.listens_for(Mapper, "after_configured")
 def _all_configured() -> None:
+    _known.clear()
+    _secondaries.clear()
     for rules in list(_declared):
         rules.make_ready()
