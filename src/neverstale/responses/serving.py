@@ -14,6 +14,7 @@ __all__ = [
     "falls_back",
     "given_headers",
     "judge",
+    "left",
     "not_modified",
     "of_304",
     "said",
@@ -136,6 +137,11 @@ def given_headers(stored: Stored, now_ms: int) -> list[tuple[bytes, bytes]]:
     if stored.flags & Flag.MADE_DATE and now_ms - stored.modified * 1000 >= SETTLED_MS:
         headers.append((b"last-modified", http_date(stored.modified)))
     return headers
+
+
+def left(stored: Stored, now: int) -> int:
+    """Return the seconds for which an answer is still fresh; negative if it is not."""
+    return (stored.fresh_ms - (now - stored.born_ms)) // 1000
 
 
 def said(name: str, *what: str) -> tuple[bytes, bytes]:

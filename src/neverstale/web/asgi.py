@@ -21,9 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
-from urllib.parse import urljoin, urlsplit
 
 from neverstale import AsyncCache
 from neverstale.base import MISS, Found
@@ -32,16 +30,14 @@ from neverstale.errors import HeldOff, UsageError
 from neverstale.lifetime import DAY_MS, Lifetime
 from neverstale.loading import Answer
 from neverstale.responses.fields import Headers
-from neverstale.responses.keys import NOTHING, Ignored, answer_key, origin_of, request_key, variant_key
+from neverstale.responses.keys import NOTHING, answer_key, variant_key
 from neverstale.responses.requests import Request, selected
-from neverstale.responses.rules import Options, Rule, RuleBook, filled
+from neverstale.responses.rules import Options, Rule, RuleBook
 from neverstale.responses.serving import (
     Use,
     falls_back,
-    given_headers,
     judge,
-    not_modified,
-    of_304,
+    left,
     said,
     validators,
 )
@@ -57,7 +53,8 @@ from neverstale.responses.storing import (
     tags_in,
 )
 
-from .changes import Owed
+from .changes import Naming, Owed
+from .giving import Call, Giver
 from .routes import Marked, cache_response
 from .run import App, Client, HandlerFailed, Message, Receive, Run, Scope, Send, Verdict
 
@@ -77,25 +74,6 @@ _NOT_ASKED: Final = frozenset(
 _UNKEPT: Final = 10_000
 #: So many caches are known, if a function returns several: one for each tenant, perhaps.
 _VIEWS: Final = 100
-
-
-@dataclass(slots=True)
-class _Call:
-    """One GET or HEAD on its way through here."""
-
-    cache: AsyncCache
-    scope: Scope
-    receive: Receive
-    send: Send
-    request: Request
-    options: Options | None
-    tags: tuple[str, ...]
-    key: str
-    owner: bytes = b""
-    run: Run | None = None
-    made: Stored | None = None
-    kept: bool = False
-    again: bool = False
 
 
 class ResponseCacheMiddleware:
@@ -174,7 +152,8 @@ class ResponseCacheMiddleware:
             None if session_cookies is None else frozenset(each.encode() for each in session_cookies)
         )
         self._obey = not ignore_reload
-        self._with_host = self._by_headers if host_in_key is None else host_in_key
+        self._naming = Naming(self._by_headers if host_in_key is None else host_in_key)
+        self._giver = Giver(name)
         self._most = max_body_bytes
         self._validators = validators
         self._policy = HeaderPolicy(
@@ -228,16 +207,14 @@ class ResponseCacheMiddleware:
         request = Request(scope["headers"], self._sessions)
         owner = await self._may_ask(scope, request, options)
         if owner is None or tags is None:
-            await self._bypass(scope, receive, send, "fwd=bypass")
+            await self._giver.bypass(self.app, scope, receive, send, "fwd=bypass")
             return
         try:
-            key = self._key(scope, NOTHING if options is None else options.ignored)
+            key = self._naming.key(scope, NOTHING if options is None else options.ignored)
         except UnicodeEncodeError:
-            await self._bypass(scope, receive, send, "fwd=bypass")
+            await self._giver.bypass(self.app, scope, receive, send, "fwd=bypass")
             return
-        await self._answer(
-            _Call(cache[0], scope, receive, send, request, options, tags, key, owner), cache[1]
-        )
+        await self._answer(Call(cache[0], scope, receive, send, request, options, tags, key, owner), cache[1])
 
     # --- before looking -----------------------------------------------------------------------------------------
 
@@ -273,23 +250,9 @@ class ResponseCacheMiddleware:
             return hashlib.blake2b(str(user).encode(errors="surrogatepass"), digest_size=16).digest()
         return None if request.authorized or request.session else b""
 
-    def _key(self, scope: Scope, ignore: Ignored) -> str:
-        origin = ""
-        if self._with_host:
-            host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-            origin = origin_of(scope.get("scheme", "http"), host)
-        return request_key(
-            scope["path"],
-            scope.get("query_string", b""),
-            raw_path=scope.get("raw_path"),
-            root_path=scope.get("root_path", ""),
-            origin=origin,
-            ignore=ignore,
-        )
-
     # --- looking --------------------------------------------------------------------------------------------------
 
-    async def _answer(self, call: _Call, sealer: StoredSealer) -> None:
+    async def _answer(self, call: Call, sealer: StoredSealer) -> None:
         """Answer from the cache or, if it has nothing, from the handler."""
         cache, request = call.cache, call.request
         key, ident, missing = call.key, "", "uri-miss"
@@ -324,15 +287,15 @@ class ResponseCacheMiddleware:
                 self._renew(call, sealer, key, found, stored)
             else:
                 cache._counters.hits += 1
-            await self._give(call, stored, now, "hit", f"ttl={_left(stored, now)}")
+            await self._giver.stored(call, stored, now, "hit", f"ttl={left(stored, now)}")
         elif use is Use.CLOSED:
-            await self._bypass(call.scope, call.receive, call.send, "fwd=bypass")
+            await self._giver.bypass(self.app, call.scope, call.receive, call.send, "fwd=bypass")
         else:
             fallback = use is Use.VALIDATE and falls_back(stored, now)
             why = "fwd=stale" if use is Use.VALIDATE else "fwd=request"
             await self._fetch(call, sealer, key, stored.ident, found, stored, why, fallback=fallback)
 
-    async def _base_of_users(self, call: _Call, sealer: StoredSealer) -> str:
+    async def _base_of_users(self, call: Call, sealer: StoredSealer) -> str:
         """Return the id of the entry that says that answers differ by user: theirs hang on it."""
         found = await call.cache._find(call.key, sealer, call.tags)
         marker = found.value
@@ -354,7 +317,7 @@ class ResponseCacheMiddleware:
 
     async def _fetch(
         self,
-        call: _Call,
+        call: Call,
         sealer: StoredSealer,
         key: str,
         ident: str,
@@ -368,11 +331,11 @@ class ResponseCacheMiddleware:
         cache, request = call.cache, call.request
         cache._counters.misses += 1
         if "only-if-cached" in request.control:
-            await self._refuse(call, why)
+            await self._giver.refusal(call, why)
             return
         if call.scope["method"] == "HEAD" and call.options is None:
             # Whether the handler knows HEAD, and what it says then, is its own matter.
-            await self._bypass(call.scope, call.receive, call.send, why)
+            await self._giver.bypass(self.app, call.scope, call.receive, call.send, why)
             return
         client = Client(call.receive)
         personal = request.session or request.authorized
@@ -393,7 +356,7 @@ class ResponseCacheMiddleware:
             await asyncio.wait((loading, client.live), return_when=asyncio.FIRST_COMPLETED)
             if client.live.done():
                 loading.add_done_callback(_seen)
-                await client.pump(call.send, self._changing(call, why))
+                await client.pump(call.send, self._giver.changing(call, why))
                 return
             value = loading.result()
         except asyncio.CancelledError:
@@ -401,19 +364,19 @@ class ResponseCacheMiddleware:
             client.leave()
             raise
         except HeldOff as held:
-            await self._fall_back(call, stored, why, held)
+            await self._giver.fallback(call, stored, why, held, _now_ms())
             return
         except HandlerFailed as failed:
             if fallback:
-                await self._fall_back(call, stored, why, failed)
+                await self._giver.fallback(call, stored, why, failed, _now_ms())
             else:
-                await self._bypass(call.scope, call.receive, call.send, why)
+                await self._giver.bypass(self.app, call.scope, call.receive, call.send, why)
             return
         except Exception as error:
             # What has begun to be sent cannot be taken back.
             if not fallback or client.live.done():
                 raise
-            await self._fall_back(call, stored, why, error)
+            await self._giver.fallback(call, stored, why, error, _now_ms())
             return
         finally:
             if client.live.done():
@@ -421,7 +384,7 @@ class ResponseCacheMiddleware:
         now = _now_ms()
         call.kept = call.kept and found.seen is not None  # without Redis nothing is
         if call.run is not None:
-            await self._give_own(call, now, why)
+            await self._giver.own(call, why)
             return
         shared = value
         if isinstance(shared, Stored) and not shared.flags & Flag.PER_USER:
@@ -432,13 +395,13 @@ class ResponseCacheMiddleware:
                     await self._answer(call, sealer)
                     return
             elif judge(shared, request, now, obey=False, owner=call.owner) in (Use.HIT, Use.STALE):
-                await self._give(call, shared, now, why, "collapsed")
+                await self._giver.stored(call, shared, now, why, "collapsed")
                 return
-        await self._bypass(call.scope, call.receive, call.send, why)
+        await self._giver.bypass(self.app, call.scope, call.receive, call.send, why)
 
     def _loader(
         self,
-        call: _Call,
+        call: Call,
         key: str,
         ident: str,
         found: Found,
@@ -499,7 +462,7 @@ class ResponseCacheMiddleware:
 
         return load
 
-    def _judge(self, status: int, headers: Headers, call: _Call, began: int) -> Keep | None:
+    def _judge(self, status: int, headers: Headers, call: Call, began: int) -> Keep | None:
         now = _now_ms()
         if call.options is None:
             return by_headers(status, headers, call.request, self._policy, began, now)
@@ -524,7 +487,7 @@ class ResponseCacheMiddleware:
         }
         return shared, bool(conditions)
 
-    def _renew(self, call: _Call, sealer: StoredSealer, key: str, found: Found, stored: Stored) -> None:
+    def _renew(self, call: Call, sealer: StoredSealer, key: str, found: Found, stored: Stored) -> None:
         """Have an answer renewed in the background, while it is served."""
         load = self._loader(call, key, stored.ident, found, stored, None, True)
         call.cache._renew(key, load, Lifetime(1), call.tags, sealer, found)
@@ -541,98 +504,6 @@ class ResponseCacheMiddleware:
             with suppress(KeyError, StopIteration, RuntimeError):
                 del self._unkept[next(iter(self._unkept))]
 
-    # --- giving -----------------------------------------------------------------------------------------------------
-
-    async def _give(self, call: _Call, stored: Stored, now: int, *what: str) -> None:
-        """Send a stored answer, or that the client has it already."""
-        await self._send(call, stored.status, given_headers(stored, now), stored.body, stored, what)
-
-    async def _give_own(self, call: _Call, now: int, why: str) -> None:
-        """Send the answer that this client has caused."""
-        run, made = call.run, call.made
-        assert run is not None
-        what = [why, f"fwd-status={run.status}"]
-        if call.kept:
-            what.append("stored")
-        headers = [(name, value) for name, value in run.headers if name != b"cache-tag"]
-        if made is not None and made.flags & Flag.MADE_ETAG:
-            headers = [pair for pair in headers if pair[0] != b"etag"] + [(b"etag", made.etag)]
-        await self._send(call, run.status, headers, run.body, made, what)
-
-    async def _fall_back(self, call: _Call, stored: Stored | None, why: str, error: Exception) -> None:
-        assert stored is not None
-        call.cache._counters.stale_hits += 1
-        what = ["hit", why]
-        if isinstance(error, HandlerFailed):
-            what.append(f"fwd-status={error.status}")
-        elif not isinstance(error, HeldOff):
-            log.warning("a stale answer is served, for its handler failed: %r", error)
-        await self._give(call, stored, _now_ms(), *what)
-
-    async def _send(
-        self,
-        call: _Call,
-        status: int,
-        headers: list[tuple[bytes, bytes]],
-        body: bytes,
-        stored: Stored | None,
-        what: Iterable[str],
-    ) -> None:
-        request = call.request
-        if (
-            stored is not None
-            and (request.none_match or request.modified_since)
-            and not_modified(request, stored)
-        ):
-            status, headers, body = 304, of_304(headers), b""
-        if self._name:
-            headers.append(said(self._name, *what))
-        await call.send({"type": "http.response.start", "status": status, "headers": headers})
-        if call.scope["method"] == "HEAD":
-            body = b""
-        await call.send({"type": "http.response.body", "body": body})
-
-    async def _refuse(self, call: _Call, why: str) -> None:
-        """Say that nothing is in the cache, to a client who would have nothing else (RFC 9111 section 5.2.1.7)."""
-        headers = [(b"content-length", b"0")]
-        if self._name:
-            headers.append(said(self._name, why, "detail=only-if-cached"))
-        await call.send({"type": "http.response.start", "status": 504, "headers": headers})
-        await call.send({"type": "http.response.body", "body": b""})
-
-    async def _bypass(self, scope: Scope, receive: Receive, send: Send, why: str) -> None:
-        """Have the handler answer this client alone."""
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {
-                    **message,
-                    "headers": self._outward(message.get("headers", ()), why, message["status"]),
-                }
-            await send(message)
-
-        await self.app(scope, receive, sending)
-
-    def _changing(self, call: _Call, why: str) -> Callable[[Message], Message]:
-        """Return what becomes of the messages of a run that are handed on."""
-        head = call.scope["method"] == "HEAD"
-
-        def change(message: Message) -> Message:
-            if message["type"] == "http.response.start":
-                message["headers"] = self._outward(message["headers"], why, message["status"])
-            elif head and message["type"] == "http.response.body":
-                message["body"] = b""
-            return message
-
-        return change
-
-    def _outward(self, headers: Iterable[tuple[bytes, bytes]], *what: Any) -> list[tuple[bytes, bytes]]:
-        why, status = what
-        sent = [(name, value) for name, value in headers if name.lower() != b"cache-tag"]
-        if self._name:
-            sent.append(said(self._name, why, f"fwd-status={status}"))
-        return sent
-
     # --- changes ----------------------------------------------------------------------------------------------------
 
     async def _change(
@@ -648,7 +519,7 @@ class ResponseCacheMiddleware:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
                 headers = list(message.get("headers", ()))
-                tags, keys = self._stale(scope, rule, headers)
+                tags, keys = self._naming.stale(scope, rule, headers)
                 if (tags or keys) and not await self._owed.invalidate(cache, tags, keys) and self._name:
                     headers.append(said(self._name, "fwd=method", "detail=not-invalidated-yet"))
                     message = {**message, "headers": headers}
@@ -656,51 +527,9 @@ class ResponseCacheMiddleware:
 
         await self.app(scope, receive, sending)
 
-    def _stale(
-        self, scope: Scope, rule: tuple[Rule, dict[str, Any]] | None, headers: Headers
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the tags and keys of what a change has made stale (RFC 9111 section 4.4)."""
-        tags: tuple[str, ...] = ()
-        keys: list[str] = []
-        ignore = NOTHING
-        if rule is not None:
-            tags = filled(rule[0].invalidate_parts, rule[1], canonical=True) or ()
-            ignore = rule[0].ignored
-        if rule is None or rule[0].invalidates_target:
-            with suppress(UnicodeEncodeError):
-                keys.append(self._key(scope, ignore))
-        if rule is None:
-            keys += self._named(scope, headers)
-        return tags, tuple(dict.fromkeys(keys))
-
-    def _named(self, scope: Scope, headers: Headers) -> list[str]:
-        """Return the keys of what `Location` and `Content-Location` name on this host."""
-        host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
-        raw: bytes = scope.get("raw_path") or scope["path"].encode(errors="replace")
-        here = f"{scope.get('scheme', 'http')}://{host}{raw.partition(b'?')[0].decode('latin-1')}"
-        keys = []
-        for name, value in headers:
-            if name.lower() in (b"location", b"content-location"):
-                try:
-                    there = urljoin(here, value.decode("latin-1"))
-                    parts = urlsplit(there)
-                    if parts.netloc.lower() != host.lower():
-                        continue
-                    if not self._with_host:
-                        there = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-                    keys.append(answer_key(there))
-                except ValueError:
-                    continue
-        return keys
-
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _left(stored: Stored, now: int) -> int:
-    """Return the seconds for which an answer is still fresh; negative if it is not."""
-    return (stored.fresh_ms - (now - stored.born_ms)) // 1000
 
 
 def _selects(stored: Stored, request: Request) -> bool:

@@ -11,12 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urljoin, urlsplit
 
 from neverstale import AsyncCache, InvalidationError
 from neverstale.lifetime import DAY_MS
+from neverstale.responses.fields import Headers
+from neverstale.responses.keys import NOTHING, Ignored, answer_key, origin_of, request_key
+from neverstale.responses.rules import Rule, filled
 
-__all__ = ["Owed"]
+from .run import Scope
+
+__all__ = ["Naming", "Owed"]
 
 log = logging.getLogger("neverstale.web")
 
@@ -26,6 +32,68 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 #: More than this is owed only after a long outage; then the oldest are given up, and logged.
 _MOST: Final = 10_000
+
+
+class Naming:
+    """Says which keys and tags a request is about.
+
+    Args:
+        with_host: whether scheme and host are part of keys.
+    """
+
+    def __init__(self, with_host: bool) -> None:
+        self._with_host = with_host
+
+    def key(self, scope: Scope, ignore: Ignored) -> str:
+        origin = ""
+        if self._with_host:
+            host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+            origin = origin_of(scope.get("scheme", "http"), host)
+        return request_key(
+            scope["path"],
+            scope.get("query_string", b""),
+            raw_path=scope.get("raw_path"),
+            root_path=scope.get("root_path", ""),
+            origin=origin,
+            ignore=ignore,
+        )
+
+    def stale(
+        self, scope: Scope, rule: tuple[Rule, dict[str, Any]] | None, headers: Headers
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the tags and keys of what a change has made stale (RFC 9111 section 4.4)."""
+        tags: tuple[str, ...] = ()
+        keys: list[str] = []
+        ignore = NOTHING
+        if rule is not None:
+            tags = filled(rule[0].invalidate_parts, rule[1], canonical=True) or ()
+            ignore = rule[0].ignored
+        if rule is None or rule[0].invalidates_target:
+            with suppress(UnicodeEncodeError):
+                keys.append(self.key(scope, ignore))
+        if rule is None:
+            keys += self._named(scope, headers)
+        return tags, tuple(dict.fromkeys(keys))
+
+    def _named(self, scope: Scope, headers: Headers) -> list[str]:
+        """Return the keys of what `Location` and `Content-Location` name on this host."""
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+        raw: bytes = scope.get("raw_path") or scope["path"].encode(errors="replace")
+        here = f"{scope.get('scheme', 'http')}://{host}{raw.partition(b'?')[0].decode('latin-1')}"
+        keys = []
+        for name, value in headers:
+            if name.lower() in (b"location", b"content-location"):
+                try:
+                    there = urljoin(here, value.decode("latin-1"))
+                    parts = urlsplit(there)
+                    if parts.netloc.lower() != host.lower():
+                        continue
+                    if not self._with_host:
+                        there = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+                    keys.append(answer_key(there))
+                except ValueError:
+                    continue
+        return keys
 
 
 class Owed:
