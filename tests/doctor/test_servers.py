@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from neverstale import RedisUnavailable
+from neverstale.doctor import Finding, exit_status, mend
 from neverstale.doctor import examine as examine_all
-from neverstale.doctor import exit_status, mend
 from neverstale.doctor.checks import check_node
 from neverstale.doctor.facts import Facts, gather
+from neverstale.doctor.findings import ORDER
 from neverstale.doctor.nodes import is_loopback, nodes_of
 from neverstale.doctor.report import Report
 from neverstale.doctor.together import check_all
@@ -358,6 +360,59 @@ class TestTogether:
         goes_on = dataclasses.replace(stopped, config={"stop-writes-on-bgsave-error": "no"})
         assert "writes-stopped" not in [each.code for each in check_node(goes_on, settings)]
 
+    @pytest.mark.parametrize(
+        ("code", "changes"),
+        [
+            ("evicts-stamps", {"info": {"maxmemory": 1, "maxmemory_policy": "allkeys-lrm"}}),
+            ("fragmented", {"info": {"used_memory": 10**9, "mem_fragmentation_ratio": 1.6}}),
+            ("swapped", {"info": {"used_memory": 10**9, "mem_fragmentation_ratio": 0.5}}),
+            ("many-clients", {"info": {"connected_clients": 90, "maxclients": 100}}),
+            ("rejected-clients", {"info": {"rejected_connections": 3}}),
+            ("loading", {"info": {"loading": 1}}),
+            (
+                "replica-lag",
+                {"role": "replica", "info": {"master_link_status": "up", "master_last_io_seconds_ago": 30}},
+            ),
+            ("latency", {"latency": (1.0, 8.0)}),
+            ("persistent", {"info": {"rdb_saves": 4}}),
+        ],
+    )
+    def test_by_what_is_told(self, make_cache: MakeCache, code: str, changes: dict[str, Any]) -> None:
+        """What a node says of itself is judged; a node that says nothing of it is not."""
+        settings = make_cache("redis://127.0.0.1:1").settings
+        assert code in [each.code for each in check_node(self.facts("a", **changes), settings)]
+        assert code not in [each.code for each in check_node(self.facts("a"), settings)]
+
+    @pytest.mark.parametrize(
+        ("code", "changes"),
+        [
+            ("reads-when-down", {"config": {"cluster-allow-reads-when-down": "yes"}}),
+            ("long-node-timeout", {"config": {"cluster-node-timeout": "60000"}}),
+            (
+                "no-replica",
+                {"map": {"a:1": {"node_id": "x", "flags": "myself,master", "slots": [["0", "16383"]]}}},
+            ),
+            ("node-failed", {"map": {"a:1": {"node_id": "x", "flags": "master,fail", "slots": []}}}),
+        ],
+    )
+    def test_by_what_a_cluster_tells(self, code: str, changes: dict[str, Any]) -> None:
+        """A cluster that says that something is wrong with it is believed."""
+        whole = {"cluster_state": "ok", "cluster_slots_ok": "16384"}
+        assert code in [each.code for each in check_all([self.facts("a", cluster=whole, **changes)])]
+        assert code not in [each.code for each in check_all([self.facts("a", cluster=whole)])]
+
+    def test_mixed_versions(self) -> None:
+        """Nodes of different versions are an upgrade half done."""
+        nodes = [self.facts("a"), self.facts("b", info={"redis_version": "7.4.0"})]
+        assert "mixed-versions" in [each.code for each in check_all(nodes)]
+
     def test_exit_status(self) -> None:
-        """Errors are 1, warnings with --strict, notices never."""
+        """Errors are 1, warnings with strict, notices never."""
+        found = {name: [Finding(name, "code", "", "", "")] for name in ORDER}
+        assert [exit_status(found[name], strict=False) for name in ("error", "warning", "notice")] == [
+            1,
+            0,
+            0,
+        ]
+        assert [exit_status(found[name], strict=True) for name in ("error", "warning", "notice")] == [1, 1, 0]
         assert exit_status([], strict=True) == 0
