@@ -6,7 +6,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TREES := $(wildcard src shop tests bench tools)
+TREES := $(wildcard src shop tests bench tools examples)
 
 # A virtual environment that was moved or copied, or whose Python is gone, is made again.
 ifneq ($(wildcard $(READY)),)
@@ -56,7 +56,7 @@ format: $(READY) ## format the code and sort the imports
 
 clean: ## remove what make and the tools have made, the demo's database included
 	rm -rf $(VENV) .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
-	find src shop tests bench tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find src shop tests bench tools examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamp is written last: an environment that was left half-made is not taken for a whole one.
 $(READY): requirements.lock pyproject.toml tools/venv.sh $(STALE)

@@ -1,0 +1,116 @@
+"""Step 4: whole answers are cached, by rules."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Cookie, FastAPI, HTTPException, Response
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import func, select, update
+
+from neverstale import AsyncCache
+from neverstale.web.asgi import ResponseCacheMiddleware, Rule
+
+from .database import Book, Login, Sale, engine, make_session
+
+
+class BookView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+    id: int
+    title: str
+    price: int
+    stock: int
+
+
+class Bestseller(BaseModel):
+    title: str
+    copies: int
+
+
+cache = AsyncCache.from_env(namespace="bookshop")  # REDIS_URL, or localhost:6379
+
+
+@asynccontextmanager
+async def life(app: FastAPI) -> AsyncIterator[None]:
+    async with cache:
+        yield
+    await engine.dispose()
+
+
+RULES = [
+    Rule("/books/{book_id:int}", ttl=300, tags=["book:{book_id}"], public=True),
+    Rule("/genres/{genre:str}", ttl=300, tags=["genre:{genre}"], public=True),
+]
+
+app = FastAPI(lifespan=life)
+app.add_middleware(ResponseCacheMiddleware, cache=cache, rules=RULES)
+
+
+@app.get("/health")
+async def health() -> dict[str, Any]:
+    return (await cache.health()).as_dict()
+
+
+@app.get("/books/{book_id}")
+async def book(book_id: int) -> BookView:
+    async with make_session() as db:
+        found = await db.get(Book, book_id)
+    if found is None:
+        raise HTTPException(404)
+    return BookView.model_validate(found)
+
+
+@app.get("/genres/{genre}")
+async def shelf(genre: str) -> list[BookView]:
+    async with make_session() as db:
+        found = await db.scalars(select(Book).where(Book.genre == genre).order_by(Book.id).limit(20))
+        return [BookView.model_validate(each) for each in found]
+
+
+@app.get("/bestsellers")
+async def bestsellers() -> list[Bestseller]:
+    copies = func.sum(Sale.copies)
+    query = select(Book.title, copies).join(Sale, Sale.book_id == Book.id).group_by(Book.id)
+    async with make_session() as db:
+        rows = await db.execute(query.order_by(copies.desc(), Book.id).limit(10))
+        return [Bestseller(title=title, copies=sold) for title, sold in rows]
+
+
+@app.put("/books/{book_id}/price")
+async def set_price(book_id: int, price: int) -> None:
+    async with make_session.begin() as db:
+        found = await db.get(Book, book_id)
+        if found is None:
+            raise HTTPException(404)
+        found.price = price
+    await cache.invalidate_tags(f"book:{book_id}", f"genre:{found.genre}", reason="price")
+
+
+@app.post("/orders")
+async def order(book_id: int, copies: int) -> None:
+    async with make_session.begin() as db:
+        db.add(Sale(book_id=book_id, copies=copies, sold_at=datetime.now()))
+        sold = update(Book).where(Book.id == book_id).values(stock=Book.stock - copies)
+        genre = (await db.scalars(sold.returning(Book.genre))).one()
+    await cache.invalidate_tags(f"book:{book_id}", f"genre:{genre}", reason="order")
+
+
+@app.post("/login")
+async def log_in(name: str, response: Response) -> None:
+    token = secrets.token_urlsafe()
+    async with make_session.begin() as db:
+        db.add(Login(token=token, reader=name))
+    response.set_cookie("session", token, httponly=True)
+
+
+@app.get("/me")
+async def me(session: Annotated[str, Cookie()] = "") -> str:
+    async with make_session() as db:
+        login = await db.get(Login, session)
+    if login is None:
+        raise HTTPException(401)
+    return login.reader
