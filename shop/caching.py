@@ -287,7 +287,7 @@ class CachedCatalog:
         """Invalidate all that was ever cached of this database; returns what went wrong, if it did."""
         if self._cache is not None:
             try:
-                await self._cache.with_prefix("").invalidate_pattern("*")
+                await self._cache.clear()
             except InvalidationError as error:
                 return str(error)
         return None

@@ -214,17 +214,17 @@ def matches(pattern: str, name: str) -> bool:
 def test_an_escaped_key_matches_itself(first: str, second: str, prefix: str) -> None:
     """Escaped text as a pattern finds the key that it is, and no other."""
     keys = keys_of(prefix)
-    pattern = keys.pattern(escape_glob(first))
-    assert matches(pattern, keys.entry(first))
-    assert matches(pattern, keys.entry(second)) == (first == second)
+    patterns = keys.patterns(escape_glob(first))
+    assert sum(matches(pattern, keys.entry(first)) for pattern in patterns) == 1
+    assert any(matches(pattern, keys.entry(second)) for pattern in patterns) == (first == second)
 
 
 @given(st.one_of(TEXT, TRICKY), st.one_of(TEXT, TRICKY), PREFIXES)
 def test_an_escaped_beginning_matches(first: str, second: str, prefix: str) -> None:
     """Escaped text and a star find what begins with it, where the text does not end inside of an escape."""
     keys = keys_of(prefix)
-    pattern = keys.pattern(escape_glob(first) + ":*")
-    assert matches(pattern, keys.entry(f"{first}:{second}"))
+    patterns = keys.patterns(escape_glob(first) + ":*")
+    assert any(matches(pattern, keys.entry(f"{first}:{second}")) for pattern in patterns)
 
 
 @given(PREFIXES, TEXT, PREFIXES)
@@ -232,7 +232,32 @@ def test_a_pattern_stays_under_its_prefix(prefix: str, key: str, other: str) -> 
     """Everything under a prefix is everything whose name begins with it, and nothing else."""
     keys, others = keys_of(prefix), keys_of(other)
     name = others.entry(key)
-    assert matches(keys.pattern("*"), name) == name.startswith(keys.head)
+    found = any(matches(pattern, name) for pattern in keys.patterns("*"))
+    assert found == name.startswith(keys.head)
+
+
+@given(st.integers(1, 999_999), st.integers(1, 999_999), PREFIXES)
+@example(9, 10, "")
+@example(10, 9, "")
+@example(1, 11, "")
+@example(99, 100, "")
+def test_patterns_reach_the_neighbouring_versions(version: int, other: int, prefix: str) -> None:
+    """A pattern finds what this version and the two beside it have stored, each entry once, and nothing of others."""
+    keys, name = keys_of(prefix, version=version), keys_of(prefix, version=other).entry("k")
+    patterns = keys.patterns("*")
+    assert len(patterns) <= 2
+    assert sum(matches(pattern, name) for pattern in patterns) == (abs(version - other) <= 1)
+
+
+@given(st.text(max_size=20), PREFIXES, st.integers(1, 999_999))
+def test_everything_of_a_namespace(other: str, prefix: str, version: int) -> None:
+    """Every entry of the namespace is one, and what merely begins alike is none."""
+    keys = keys_of()
+    name = keys_of(prefix, version=version).entry("k")
+    assert matches(keys.everything, name)
+    assert keys.is_entry(name.encode())
+    assert not keys.is_entry(f"other:{name}".encode())
+    assert not keys.is_entry(keys.stamp("t").encode())
 
 
 @given(st.text())
@@ -247,4 +272,4 @@ def test_escape_glob(text: str) -> None:
 def test_wrong_patterns(pattern: Any) -> None:
     """What cannot be a pattern is refused."""
     with pytest.raises(UsageError, match="pattern"):
-        keys_of().pattern(pattern)
+        keys_of().patterns(pattern)

@@ -12,7 +12,7 @@ from neverstale.config import Settings
 from neverstale.core import commands as c
 from neverstale.core import lease
 from neverstale.core.keys import Keys
-from neverstale.core.patterns import invalidate_keys, invalidate_pattern
+from neverstale.core.patterns import clear, invalidate_keys, invalidate_pattern
 from neverstale.core.policy import STALE, UNSURE, Memory, Seen
 from neverstale.core.read import read_many
 from neverstale.core.tags import invalidate_tags
@@ -282,7 +282,9 @@ class Cache(BaseCache):
         return self._invalidate("key", names, flow)
 
     def invalidate_pattern(self, pattern: str, *, reason: str = "") -> Receipt:
-        """Invalidate every entry under this prefix whose key matches a glob: `*`, `?`, `[a-z]`; of all versions.
+        """Invalidate every entry under this prefix whose key matches a glob: `*`, `?`, `[a-z]`.
+
+        Those of the neighbouring versions go, too, as with `invalidate_key`.
 
         Scans all of Redis: tags are faster. What comes from outside goes through `neverstale.escape_glob`. Of a key
         above 512 bytes only the first 447 can be matched, by a pattern that ends in `*`; and `?` does not match a `{`.
@@ -330,7 +332,8 @@ class Cache(BaseCache):
         Raises:
             InvalidationError: Redis could not be reached, or the slots of a cluster kept moving.
         """
-        return self.with_prefix("").invalidate_pattern("*", reason=reason)
+        view = self.with_prefix("")
+        return view._invalidate("pattern", ("*",), clear(view._keys, reason))
 
     # --- looking -----------------------------------------------------------------------------------------------
 

@@ -41,10 +41,15 @@ async def test_a_key_with_tags(face: Face) -> None:
 
 
 async def test_invalidate_pattern(make: Make) -> None:
-    """All keys of this prefix that match go, on all nodes and of all versions, and no others."""
+    """All keys of this prefix that match go, on all nodes and of the neighbouring version, and no others."""
     face = make(namespace="shop", prefix="api:")
-    later = make(namespace="shop", version=12, prefix="api:")
-    outside = [make(namespace="shop"), make(prefix="api:"), make(namespace="shop", prefix="x:api:")]
+    later = make(namespace="shop", version=2, prefix="api:")
+    outside = [
+        make(namespace="shop"),
+        make(prefix="api:"),
+        make(namespace="shop", prefix="x:api:"),
+        make(namespace="shop", version=12, prefix="api:"),
+    ]
     gone = {f"product:{i}": "v" for i in range(30)}
     kept = {"product": "v", "products:1": "v", "x:product:1": "v"}
     for each in (face, later, *outside):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import product
 from typing import Annotated, Any, Final
 
 import redis
@@ -17,7 +18,7 @@ from rich.text import Text
 from neverstale.cache import Cache
 from neverstale.core.commands import Call, Flow, Together
 from neverstale.core.keys import Keys, check_tags
-from neverstale.doctor.names import Kind, Name, Names
+from neverstale.doctor.names import Name, Names
 from neverstale.doctor.nodes import Node, nodes_of
 from neverstale.drive.connection import REDIS_ERRORS, unavailable
 from neverstale.errors import RedisUnavailable
@@ -205,14 +206,14 @@ def _list(out: Output, each: _Listed) -> None:
 
 def _matching(cache: Cache, pattern: str, *, all_versions: bool) -> Iterator[_Listed]:
     view = cache._keys
-    for node in nodes_of(cache._connections):
-        for names in _scan(node, view, pattern):
+    nodes = nodes_of(cache._connections)
+    versions = _versions(nodes, view) if all_versions else [view.version]
+    for node, version in product(nodes, versions):
+        of_version = Keys(view.namespace, version, view.prefix)
+        for names in _scan(node, of_version.patterns(pattern)):
             named = [(raw, Names(view.namespace).of(raw)) for raw in names]
-            wanted = [
-                (raw, name)
-                for raw, name in named
-                if name.kind is Kind.ENTRY and (all_versions or name.version == view.version)
-            ]
+            # The globs of a version find its neighbours, too, for the sake of invalidations.
+            wanted = [(raw, name) for raw, name in named if name.version == version]
             if not wanted:
                 continue
             pipeline: Any = node.client.pipeline(transaction=False)
@@ -225,22 +226,35 @@ def _matching(cache: Cache, pattern: str, *, all_versions: bool) -> Iterator[_Li
                     yield _Listed(raw, name, ttl if _is_number(ttl) and ttl >= 0 else None, _number(length))
 
 
-def _scan(node: Node, view: Keys, pattern: str) -> Iterator[list[bytes]]:
-    """Yield the entries of a view, of all versions, that are on one node; each once."""
+def _versions(nodes: Iterable[Node], view: Keys) -> list[int]:
+    """Return the versions of which there are entries."""
+    names = Names(view.namespace)
+    return sorted(
+        {names.of(raw).version for node in nodes for found in _entries(node, view) for raw in found}
+    )
+
+
+def _entries(node: Node, view: Keys) -> Iterator[list[bytes]]:
+    """Yield all entries of the namespace that are on one node."""
+    for names in _scan(node, (view.everything,)):
+        yield [raw for raw in names if view.is_entry(raw)]
+
+
+def _scan(node: Node, globs: Iterable[str]) -> Iterator[list[bytes]]:
+    """Yield the keys on one node that match one of the globs; each once."""
     seen: set[bytes] = set()
-    cursor, scan = 0, node.client.scan
-    while True:
-        try:
-            reply: Any = scan(cursor, match=view.pattern(pattern), count=_STEP)
-        except REDIS_ERRORS as problem:
-            raise unavailable(problem) from problem
-        cursor, names = reply
-        fresh = [raw for raw in dict.fromkeys(names) if raw not in seen and view.is_of_prefix(raw)]
-        seen.update(fresh)
-        if fresh:
-            yield fresh
-        if not cursor:
-            return
+    for glob in globs:
+        cursor: int | None = None
+        while cursor != 0:
+            try:
+                reply: Any = node.client.scan(cursor or 0, match=glob, count=_STEP)
+            except REDIS_ERRORS as problem:
+                raise unavailable(problem) from problem
+            cursor, names = reply
+            fresh = [raw for raw in dict.fromkeys(names) if raw not in seen]
+            seen.update(fresh)
+            if fresh:
+                yield fresh
 
 
 def _is_number(reply: object) -> bool:
@@ -286,7 +300,7 @@ def invalidate_pattern(
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Invalidate all entries whose keys match a pattern, of all versions.
+    """Invalidate all entries whose keys match a pattern, of the neighbouring versions, too.
 
     Goes through all of Redis twice: to count, and to invalidate.
 
@@ -294,7 +308,13 @@ def invalidate_pattern(
     """
     tool = tool_of(context)
     with tool.cache() as cache:
-        _invalidate_matching(tool, cache, pattern, reason, yes=yes, dry_run=dry_run)
+        # With --yes nobody reads the count: one scan is saved.
+        if not yes or dry_run:
+            globs = cache._keys.patterns(pattern)
+            number = sum(len(found) for node in nodes_of(cache._connections) for found in _scan(node, globs))
+            if not _go_on(tool, number, f"entries match {pattern!r}", yes=yes, dry_run=dry_run):
+                return
+        _end(tool.out, cache.invalidate_pattern(pattern, reason=reason))
 
 
 @invalidating.command("tag")
@@ -340,21 +360,16 @@ def clear(
     """
     tool = tool_of(context)
     with tool.cache() as cache:
-        _invalidate_matching(tool, cache.with_prefix(""), "*", reason, yes=yes, dry_run=dry_run)
+        nodes = nodes_of(cache._connections)
+        if not yes or dry_run:
+            number = sum(len(found) for node in nodes for found in _entries(node, cache._keys))
+            if not _go_on(tool, number, "entries are in the namespace", yes=yes, dry_run=dry_run):
+                return
+        _end(tool.out, cache.clear(reason=reason))
 
 
-def _invalidate_matching(
-    tool: Tool, view: Cache, pattern: str, reason: str, *, yes: bool, dry_run: bool
-) -> None:
-    # With --yes nobody reads the count: one scan is saved.
-    if not yes or dry_run:
-        matches = sum(
-            len(names) for node in nodes_of(view._connections) for names in _scan(node, view._keys, pattern)
-        )
-        if not _go_on(tool, matches, f"entries match {pattern!r}", yes=yes, dry_run=dry_run):
-            return
-    receipt = view.invalidate_pattern(pattern, reason=reason)
-    _tell(tool.out, receipt)
+def _end(out: Output, receipt: Receipt) -> None:
+    _tell(out, receipt)
     if not receipt.removed:
         raise typer.Exit(FOUND)
 

@@ -98,7 +98,8 @@ class Keys:
     __slots__ = (
         "_beside",
         "_long",
-        "_of_prefix",
+        "_of_entries",
+        "_space",
         "_tags",
         "channel",
         "head",
@@ -120,8 +121,8 @@ class Keys:
         self.channel = f"{space}cache:invalidate"
         self._tags = f"{space}cache:tag:{{"
         self._beside: tuple[Keys, ...] | None = None
-        of_prefix = rf"{re.escape(space)}v[0-9]+:{re.escape(_tame(prefix))}"
-        self._of_prefix = re.compile(of_prefix.encode(errors="surrogatepass"), re.DOTALL)
+        self._space = space
+        self._of_entries = re.compile(rf"{re.escape(space)}v[0-9]+:".encode())
         self._long = _SHORT - len(_utf8(self.head, "prefix"))
         # Whatever the version: a write concerns the neighbouring ones, too, and one of them may have a digit more.
         if self._long + len(f"{version}") - _VERSION_DIGITS < MAX_KEY_BYTES // 4:
@@ -170,11 +171,11 @@ class Keys:
         digest = hashlib.sha256(raw).hexdigest()
         return raw[:_SHORT].decode(errors="ignore") + "~" + digest
 
-    def pattern(self, pattern: str) -> str:
-        """Return the glob that finds the entries of this prefix whose keys match `pattern` (Redis' glob).
+    def patterns(self, pattern: str) -> tuple[str, ...]:
+        """Return the globs that find the entries of this prefix whose keys match `pattern` (Redis' glob).
 
-        Of all versions, and perhaps more than those: see `is_of_prefix`. A `{` in a key is two characters in Redis: `*`
-        matches it, `?` does not. Of a key above 512 bytes only the head can be matched.
+        Those of this version and of its neighbours; no entry is found by two of them. A `{` in a key is two characters
+        in Redis: `*` matches it, `?` does not. Of a key above 512 bytes only the head can be matched.
 
         Raises:
             UsageError: `pattern` is not a string, or is empty.
@@ -184,12 +185,23 @@ class Keys:
         if not pattern:
             raise UsageError("a pattern has at least one character; '*' is everything under this prefix")
         _ = _utf8(pattern, "pattern")
-        space = f"{self.namespace}:" if self.namespace else ""
-        return f"{escape_glob(space)}v[0-9]*:{escape_glob(_tame(self.prefix))}{_tame(pattern)}"
+        # Each glob is a scan of its own, so versions that differ in their last digit alone share one: v1[789].
+        last: dict[str, str] = {}
+        for version in sorted({self.version, *(other.version for other in self.beside)}):
+            digits = str(version)
+            last[digits[:-1]] = last.get(digits[:-1], "") + digits[-1]
+        tail = f":{escape_glob(_tame(self.prefix))}{_tame(pattern)}"
+        versions = (f"{first}[{rest}]" if len(rest) > 1 else first + rest for first, rest in last.items())
+        return tuple(f"{escape_glob(self._space)}v{each}{tail}" for each in versions)
 
-    def is_of_prefix(self, name: bytes) -> bool:
-        """Return whether a Redis key is an entry under this prefix, of whatever version."""
-        return self._of_prefix.match(name) is not None
+    @property
+    def everything(self) -> str:
+        """The glob that finds all entries of the namespace, of all prefixes and versions; see `is_entry`."""
+        return f"{escape_glob(self._space)}v[0-9]*:*"
+
+    def is_entry(self, name: bytes) -> bool:
+        """Return whether a Redis key is an entry of the namespace."""
+        return self._of_entries.match(name) is not None
 
     def members(self, tag: str) -> str:
         """Return the key of the SET of the keys that carry `tag`."""

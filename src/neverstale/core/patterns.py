@@ -14,6 +14,7 @@ move: a slot moves in one direction, so what the first pass missed has arrived w
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Final, Literal
 
 from neverstale.errors import RedisUnavailable
@@ -22,7 +23,7 @@ from neverstale.receipt import Receipt
 from .commands import Announce, Clock, Drop, Flow, Scan, Topology, Wait
 from .keys import Keys
 
-__all__ = ["invalidate_keys", "invalidate_pattern"]
+__all__ = ["clear", "invalidate_keys", "invalidate_pattern"]
 
 #: Keys looked at in one step of SCAN: a fraction of a millisecond of the server's time.
 _STEP: Final = 1000
@@ -48,42 +49,52 @@ def invalidate_keys(
 
 
 def invalidate_pattern(pattern: str, keys: Keys, reason: str = "") -> Flow[Receipt]:
-    """Delete every entry under the prefix of `keys` whose key matches `pattern`, of all versions.
+    """Delete every entry under the prefix of `keys` whose key matches `pattern`, of neighbouring versions, too.
 
     Raises:
         RedisUnavailable: Redis did not answer, or the slots of the cluster would not come to rest; entries that match
             may still be there.
     """
     began = yield from Clock()
-    glob = keys.pattern(pattern)
+    removed = yield from _delete_all(keys.patterns(pattern), keys)
+    return (yield from _receipt("pattern", (pattern,), removed, began, keys, reason))
+
+
+def clear(keys: Keys, reason: str = "") -> Flow[Receipt]:
+    """Delete every entry of the namespace, of all prefixes and versions; raises as `invalidate_pattern`."""
+    began = yield from Clock()
+    removed = yield from _delete_all((keys.everything,), keys)
+    return (yield from _receipt("pattern", ("*",), removed, began, keys, reason))
+
+
+def _delete_all(globs: tuple[str, ...], keys: Keys) -> Flow[int]:
     removed = 0
     before = yield from Topology()
     for _ in range(_PASSES):
-        for node in before.nodes:
-            removed += yield from _sweep(node, glob, keys)
+        removed += yield from _sweep(before.nodes, globs, keys)
         after = yield from Topology()
         calm = after.signature == before.signature
         if calm and not after.moving:
-            return (yield from _receipt("pattern", (pattern,), removed, began, keys, reason))
+            return removed
         if calm:
-            for node in before.nodes:
-                removed += yield from _sweep(node, glob, keys)
+            removed += yield from _sweep(before.nodes, globs, keys)
             if (yield from Topology()).signature == before.signature:
-                return (yield from _receipt("pattern", (pattern,), removed, began, keys, reason))
+                return removed
         yield from Wait("", _PAUSE)
         before = yield from Topology()
     raise RedisUnavailable(f"the slots of the cluster kept moving during {_PASSES} scans")
 
 
-def _sweep(node: str, glob: str, keys: Keys) -> Flow[int]:
-    removed, cursor = 0, 0
-    while True:
-        cursor, found = yield from Scan(node, cursor, glob, _STEP)
-        ours = tuple(name for name in found if keys.is_of_prefix(name))
-        if ours:
-            removed += yield from Drop(ours)
-        if not cursor:
-            return removed
+def _sweep(nodes: tuple[str, ...], globs: tuple[str, ...], keys: Keys) -> Flow[int]:
+    removed = 0
+    for node, glob in product(nodes, globs):
+        cursor = None
+        while cursor != 0:
+            cursor, found = yield from Scan(node, cursor or 0, glob, _STEP)
+            ours = tuple(filter(keys.is_entry, found))
+            if ours:
+                removed += yield from Drop(ours)
+    return removed
 
 
 def _receipt(
