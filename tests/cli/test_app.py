@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 import pytest
+from rich.console import Console
 
-from neverstale import Cache
+from neverstale import Cache, CounterSnapshot
+from neverstale.cli.view import Reading, prefix_table
 from neverstale.testing.servers import RedisCluster, RedisServer, binaries
 from tests.cli.conftest import Command, visible
 
@@ -228,6 +231,23 @@ class TestFigures:
         lines = visible(ran.out).splitlines()
         assert max(map(len, lines)) <= 80
         assert any(line.startswith("computed:") for line in lines)
+
+    def test_large_figures(self) -> None:
+        """Figures of a busy shop leave room for its prefixes in 80 columns."""
+        busy = CounterSnapshot(
+            hits=90_000_000,
+            stale_hits=99_000,
+            misses=400_000,
+            loads=399_000,
+            load_errors=4_000,
+            load_seconds=200_000.0,
+        )
+        reading = Reading(0.0, 0.0, 12, {"computed:": busy, "product:": busy})
+        console = Console(width=80, file=io.StringIO(), highlight=False)
+        console.print(prefix_table(reading, 0.0))
+        file = console.file
+        assert isinstance(file, io.StringIO)
+        assert any(line.startswith("computed:  ") for line in file.getvalue().splitlines())
 
 
 class TestOutput:

@@ -44,6 +44,16 @@ class TestKeys:
         assert {line["key"] for line in command("keys", "--all-versions").lines} == {"a", "b"}
         assert [line["key"] for line in command("keys", "--version-number", "2").lines] == ["b"]
 
+    def test_of_no_other_prefix(
+        self, command: Command, cache: Cache, make_cache: Callable[..., Cache]
+    ) -> None:
+        """A pattern begins where the key does, in whatever version."""
+        cache.set("b:a", "x")
+        make_cache(cache.settings.url, version=12).set("b:a", "x")
+        assert command("keys", "a*", "--all-versions").status == 1
+        assert len(command("keys", "b*", "--all-versions").lines) == 2
+        assert command("invalidate", "pattern", "a*", "--dry-run").json["entries"] == 0
+
     def test_braces(self, command: Command, cache: Cache) -> None:
         """A key is named as the application does, also where Redis has it otherwise."""
         cache.set("{a}\x01", "x")
@@ -153,7 +163,7 @@ class TestMany:
         """In a terminal it asks; no is no, and yes is yes."""
         fill(cache, 1001)
         ran = command.terminal("clear", say=[("[y/N]", "n\n")])
-        assert "1,001 entries match" in ran.out
+        assert "1,001 entries are in the namespace" in ran.out
         assert ran.status == 1
         assert len(command("keys", "--limit", "0").lines) == 1001
         ran = command.terminal("clear", say=[("[y/N]", "y\n")])

@@ -14,7 +14,7 @@ from neverstale.doctor import Finding, exit_status, mend
 from neverstale.doctor import examine as examine_all
 from neverstale.doctor.checks import check_node
 from neverstale.doctor.facts import Facts, gather
-from neverstale.doctor.findings import ORDER
+from neverstale.doctor.findings import ORDER, merged
 from neverstale.doctor.nodes import is_loopback, nodes_of
 from neverstale.doctor.report import Report
 from neverstale.doctor.together import check_all
@@ -400,6 +400,18 @@ class TestTogether:
         whole = {"cluster_state": "ok", "cluster_slots_ok": "16384"}
         assert code in [each.code for each in check_all([self.facts("a", cluster=whole, **changes)])]
         assert code not in [each.code for each in check_all([self.facts("a", cluster=whole)])]
+
+    def test_merged(self) -> None:
+        """What nodes have in common but for figures is one finding; what is not of nodes, or differs, is not."""
+
+        def found(what: str, *where: str) -> Finding:
+            return Finding("warning", "code", what, "", "", where)
+
+        alike = [found("1.5 MiB of 20 are used", "a:1"), found("17 MiB of 20 are used", "b:2")]
+        (one,) = merged(alike)
+        assert (one.what, one.where) == ("1.5 MiB of 20 are used (and 1 like it)", ("a:1", "b:2"))
+        assert len(merged([found("CONFIG was refused", "a:1"), found("INFO was refused", "a:1")])) == 2
+        assert len(merged([found("key a1"), found("key a2")])) == 2
 
     def test_mixed_versions(self) -> None:
         """Nodes of different versions are an upgrade half done."""

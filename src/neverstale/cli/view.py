@@ -132,11 +132,11 @@ def prefix_table(reading: Reading, seconds: float) -> Table:
         "HITS",
         "STALE",
         "LOADS",
-        "FAILED",
-        "A LOAD",
+        "FAIL",
+        "LOAD",
         "REDIS",
-        "INVAL.",
-        "ERRORS",
+        "INV",
+        "ERR",
     )
     if seconds:
         right = tuple(f"{name}/s" if name in _RATED else name for name in right)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
@@ -39,16 +40,19 @@ class Finding:
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings, the gravest first; what was found on several nodes in the same words is one."""
-    found: dict[tuple[str, str], Finding] = {}
+    """Return the findings, the gravest first; what several nodes have in common, but for figures, is one."""
+    found: dict[tuple[str, str, str], list[Finding]] = {}
     for each in findings:
-        key = (each.code, each.what)
-        if key in found:
-            where = tuple(dict.fromkeys((*found[key].where, *each.where)))
-            found[key] = replace(found[key], where=where)
-        else:
-            found[key] = each
-    return sorted(found.values(), key=lambda each: (ORDER[each.severity], each.code))
+        what = re.sub(r"[0-9][0-9.,:]*( [KMGT]iB| B)?", "#", each.what) if each.where else each.what
+        found.setdefault((each.severity, each.code, what), []).append(each)
+    return sorted(map(_one, found.values()), key=lambda each: (ORDER[each.severity], each.code))
+
+
+def _one(alike: list[Finding]) -> Finding:
+    first = alike[0]
+    where = tuple(dict.fromkeys(node for each in alike for node in each.where))
+    others = len({each.what for each in alike}) - 1
+    return replace(first, what=first.what + (f" (and {others} like it)" if others else ""), where=where)
 
 
 def exit_status(findings: Iterable[Finding], *, strict: bool) -> int:
