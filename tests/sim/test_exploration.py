@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
 import redis
 
-from neverstale.core import calls, lease, policy, read
+from neverstale.core import calls, fill, lease, policy, read
+from neverstale.core.commands import Flow, Loaded
+from neverstale.core.plan import Plan, Sealed
+from neverstale.counters import Counters
 from neverstale.drive.sim import Actor, Found, Process, Violation, explore, wander
 from neverstale.drive.wire import SingleWire
 from neverstale.flight import Flight, Flights
 from neverstale.testing.servers import RedisServer, binaries
 
 from .totals import TOTAL
-from .world import ENTRY, KEYS, TAG, World, evictor, reader, scenario, setter, writer
+from .world import ENTRY, KEYS, TAG, World, clock, evictor, reader, scenario, setter, writer
 
 Cast = Callable[[World], Sequence[Actor]]
 MEMBERS, STAMP = KEYS.members(TAG), KEYS.stamp(TAG)
@@ -284,6 +288,60 @@ def test_renewal_of_a_fallback(wire: SingleWire, case: str) -> None:
     said(explore(scenario(wire, RENEWED[case], filled=True, soft_at=ended, hard_at=ended), wire))
 
 
+def renewal(wire: SingleWire, cast: Cast, *, patient: bool = True) -> Found:
+    """Explore what becomes of a value past its end."""
+    return explore(scenario(wire, cast, filled=True, soft_at=1, hard_at=1, patient=patient), wire)
+
+
+FAILING: Cast = lambda w: [  # noqa: E731
+    reader(w, "a", fails_below=3, fallback=True),
+    reader(w, "b", fails_below=3, fallback=True),
+    writer(w, "w"),
+]
+
+
+@pytest.mark.parametrize("how", ["key", "tag"])
+def test_a_fallback_where_no_load_succeeds(wire: SingleWire, how: str) -> None:
+    """Nobody waits for a renewal that has failed, or is given what was invalidated."""
+    cast: Cast = lambda w: [*FAILING(w)[:2], writer(w, "w", how)]  # noqa: E731
+    said(renewal(wire, cast, patient=False))
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_a_renewal_that_crashes(wire: SingleWire, steps: int) -> None:
+    """Its lease on the value ends, and the next one takes over."""
+    cast: Cast = lambda w: [reader(w, "a", crash_after=steps), reader(w, "b"), writer(w, "w", "key")]  # noqa: E731
+    said(renewal(wire, cast))
+
+
+OUTLIVED: dict[str, Cast] = {
+    "and another one": lambda w: [reader(w, "a"), clock("time"), reader(w, "b")],
+    "and a writer": lambda w: [reader(w, "a"), clock("time"), writer(w, "w", "key")],
+}
+
+
+@pytest.mark.parametrize("case", OUTLIVED)
+def test_a_renewal_that_outlives_its_lease(wire: SingleWire, case: str) -> None:
+    """Another takes over, and of the two who load only one stores."""
+    said(renewal(wire, OUTLIVED[case]))
+
+
+def lost(step: int, done: bool) -> Cast:
+    """Two readers of one process, of which one asks in vain, and a writer."""
+    return together(
+        lambda w, p: reader(w, "a", process=p, fail_at=(step, done)),
+        lambda w, p: reader(w, "b", process=p),
+        lambda w, p: writer(w, "w", "key"),
+    )
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not sent", "reply lost"])
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_renewal_whose_answer_is_lost(wire: SingleWire, step: int, done: bool) -> None:
+    """What is left of it is given back by the next one of its process, who does not wait until it expires."""
+    said(renewal(wire, lost(step, done), patient=False))
+
+
 APART: dict[str, Cast] = {
     "two processes": lambda w: [
         reader(w, "a", keep=False),
@@ -413,6 +471,97 @@ def joining_what_runs(patch: pytest.MonkeyPatch) -> None:
         return running, None
 
     patch.setattr(Flights, "turn", turn)
+
+
+def without_adoption(patch: pytest.MonkeyPatch) -> None:
+    """Leave leases that could not be given back to themselves."""
+    patch.setattr(policy.Memory, "adopt", lambda self, token: False)
+
+
+def fallbacks_unchecked(patch: pytest.MonkeyPatch) -> None:
+    """Take what was invalidated for something to fall back on."""
+
+    def examine(*args: Any) -> policy.Seen:
+        seen = policy.examine(*args)
+        return seen.expired() if seen.state is policy.State.INVALID else seen
+
+    patch.setattr(read, "examine", examine)
+
+
+def back_offs_as_leases(patch: pytest.MonkeyPatch) -> None:
+    """Take the zeros of a renewal that has failed for somebody's token."""
+    entries = vars(lease)["entries"]
+    patch.setattr(entries, "token_of", lambda head: head[18:34] or None)
+
+
+def keeping_everything(patch: pytest.MonkeyPatch) -> None:
+    """Take what may not be kept for any other value."""
+    load = fill._load
+
+    def keeping(plan: Plan, counters: Counters, lease: float = 0.0) -> Flow[tuple[Loaded, Sealed | None]]:
+        loaded, sealed = yield from load(plan, counters, lease)
+        if loaded.error is None and sealed is None:
+            return replace(loaded, keep=True), plan.sealer.seal(loaded.value)
+        return loaded, sealed
+
+    patch.setattr(fill, "_load", keeping)
+
+
+def all_soft(patch: pytest.MonkeyPatch) -> None:
+    """Let every stamp name the one before it."""
+    script(patch, "restamp", "if ARGV[3] == '1' then", "if true then")
+
+
+def any_stamp_before(patch: pytest.MonkeyPatch) -> None:
+    """Take every entry under another stamp for one of the stamp before."""
+    patch.setattr(policy, "_is_before", lambda stamp, now: True)
+
+
+Explore = Callable[[SingleWire], Found]
+ALSO_BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Explore]] = {
+    "fallbacks without checking stamps": (
+        fallbacks_unchecked,
+        # Without the SET, nothing but the stamp says that the value was invalidated.
+        lambda w: renewal(w, lambda world: [*FAILING(world)[1:], evictor("set", MEMBERS)]),
+    ),
+    "a back-off taken for a lease": (
+        back_offs_as_leases,
+        lambda w: renewal(w, lambda world: FAILING(world)[:2]),
+    ),
+    "renewals that nobody gives back": (
+        without_adoption,
+        lambda w: renewal(w, lost(6, False), patient=False),
+    ),
+    "renewals filled without comparing the lease": (
+        without_lease,
+        lambda w: renewal(w, RENEWED["two processes"]),
+    ),
+    "what may not be kept is kept": (
+        keeping_everything,
+        lambda w: explore(scenario(w, APART["two processes"]), w),
+    ),
+    "what may not be kept is shared": (
+        keeping_everything,
+        lambda w: explore(scenario(w, APART["one process"]), w),
+    ),
+    "hard stamps like soft ones": (all_soft, lambda w: explore(scenario(w, TWO_READERS["tag"]), w)),
+    "soft stamps without looking at the one before": (
+        any_stamp_before,
+        lambda w: explore(scenario(w, TWO_READERS["tag"]), w),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ALSO_BROKEN)
+def test_renewal_that_is_broken_on_purpose_is_found_out(
+    wire: SingleWire, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """Each of the guards of renewals, fallbacks, soft stamps and of what may not be kept is needed."""
+    breaks, explores = ALSO_BROKEN[case]
+    breaks(monkeypatch)
+    with pytest.raises(Violation, match=r"(?s)schedule:.*1\. ") as caught:
+        explores(wire)
+    print(caught.value)
 
 
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Cast, bool]] = {

@@ -37,6 +37,10 @@ TAG = "t"
 SEALER = ValueSealer(json_codec(int), 1 << 20, 1 << 20)
 
 
+#: Added to what one reader alone may have.
+PRIVATE = 1_000_000
+
+
 class Unloadable(LookupError):
     """What the loader raises for a row that is not there."""
 
@@ -54,7 +58,10 @@ class World:
         self.truth += 1
         return self.truth
 
-    def check(self, who: str, value: Any, floor: int) -> None:
+    def check(self, who: str, value: Any, floor: int, own: int | None = None) -> None:
+        if value >= PRIVATE and value != own:
+            raise Violation(f"{who} was given what only the one who loaded it may have")
+        value %= PRIVATE
         if value < floor:
             raise Violation(
                 f"{who} was given version {value}; version {floor} was invalidated before it began"
@@ -98,11 +105,14 @@ def reader(
     One that `renews` does not take what it finds as it is. With `keep` False what it loads is not to be stored.
     """
     home = process or Process()
+    own: list[int] = []
 
     def load() -> Answer:
         if world.truth < fails_below:
             raise Unloadable(world.truth)
-        return Answer(world.truth, tags=late, keep=keep, forget=forget)
+        value = world.truth if keep else world.truth + PRIVATE
+        own[:] = [value]
+        return Answer(value, tags=late, keep=keep, forget=forget)
 
     def program() -> c.Flow[None]:
         how = plan(world, tags, load, **options)
@@ -126,13 +136,14 @@ def reader(
                         with suppress(RedisUnavailable):  # a driver logs it
                             yield from lease.refresh(how, seen, home.memory, home.counters)
                     continue
+            own.clear()
             given = yield from lease.get_or_load(how, seen, home.memory, home.counters)
-            if isinstance(given.error, HeldOff):
-                assert seen is not None
+            if given.error is not None and how.fallback and seen is not None and seen.state is State.EXPIRED:
                 assert seen.entry is not None
                 given = c.Given(SEALER.open(seen.entry))
+            assert not isinstance(given.error, HeldOff)
             # "There is no such row" is an answer too: it must not be older than the floor either.
-            world.check(name, given.error.args[0] if given.error else given.value, floor)
+            world.check(name, given.error.args[0] if given.error else given.value, floor, *own)
 
     return Actor(name, program, home, crash_after=crash_after, fail_at=fail_at, spread=spread)
 
@@ -191,6 +202,36 @@ def evictor(name: str, key: str) -> Actor:
     return Actor(name, program)
 
 
+@dataclass(frozen=True, slots=True)
+class _EndLease(c.Call[int]):
+    """End the lease of an entry, and leave the value that it stands on."""
+
+    key = ENTRY
+
+    def words(self) -> tuple[Any, ...]:
+        return ("EVAL", _END, 1, ENTRY)
+
+    def parse(self, reply: Any) -> int:
+        return int(reply)
+
+
+_END = """
+local head = redis.call('GETRANGE', KEYS[1], 0, 41)
+if string.sub(head, 3, 3) == 'L' then return redis.call('DEL', KEYS[1]) end
+if #head == 42 then redis.call('SETRANGE', KEYS[1], 34, string.rep('\\0', 8)) end
+return 0
+"""
+
+
+def clock(name: str) -> Actor:
+    """A lease, or a back-off, ends at any moment: its holder may still be loading."""
+
+    def program() -> c.Flow[None]:
+        yield from c.Together((_EndLease(),))
+
+    return Actor(name, program)
+
+
 def scenario(
     wire: SingleWire,
     actors: Callable[[World], Sequence[Actor]],
@@ -200,6 +241,7 @@ def scenario(
     filled: bool = False,
     soft_at: int = 0,
     hard_at: int = 0,
+    patient: bool = True,
 ) -> Scenario:
     """Return a scenario on one key.
 
@@ -210,6 +252,7 @@ def scenario(
         filled: whether the entry is there, valid, with the truth of the beginning.
         soft_at: when it becomes stale.
         hard_at: when it becomes a fallback only.
+        patient: False where nobody may have to wait until a lease expires.
     """
     now: list[World] = []
 
@@ -230,11 +273,13 @@ def scenario(
         if -1 in lives:
             raise Violation(f"at rest {keys[lives.index(-1)]} has no TTL")
         served = _served(wire)
+        if served is not None and served >= PRIVATE:
+            raise Violation("at rest there is what may not be kept")
         if served is not None and served < now[0].floor:
             raise Violation(f"at rest version {served} is served; version {now[0].floor} was invalidated")
 
     keys = [ENTRY, *map(KEYS.stamp, tags), *map(KEYS.members, tags)]
-    return Scenario(begin, state, at_rest, keys)
+    return Scenario(begin, state, at_rest, keys, patient)
 
 
 def _an_hour_ago(wire: SingleWire) -> int:

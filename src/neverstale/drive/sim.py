@@ -11,7 +11,8 @@ was seen before has the same future, so the schedule ends there.
 
 What is a step: a command that Redis or the loader answers. What only concerns the actor itself (its clock, its random
 bytes) is done on the way. Waiting is not a step: an actor that waits goes on when what it waits for has changed; if
-everybody waits, time passes, and the leases in Redis expire.
+everybody waits, time passes: first the pauses end, and if then everybody waits again, the leases in Redis expire.
+Whoever waits for anything but a lease waits in vain, and that is found, too.
 
 What does not vary here, so that schedules can be repeated: random bytes are counted; the wall clock stands still;
 stamps that are set during a schedule are younger than any margin; those that a scenario plants may be old.
@@ -27,7 +28,7 @@ from typing import Any, Final, Literal
 
 from neverstale.core import commands as c
 from neverstale.core.calls import Script
-from neverstale.core.entry import HEAD, LEASE, MAGIC
+from neverstale.core.entry import HEAD, LEASE, MAGIC, token_of
 from neverstale.core.policy import Memory
 from neverstale.counters import Counters
 from neverstale.drive.connection import REDIS_ERRORS, unavailable
@@ -123,12 +124,14 @@ class Scenario:
         state: what the scenario itself remembers, as part of the state of a run.
         at_rest: checks what is left when all actors are done; raises `Violation`.
         keys: every key that can come to be, for comparing states.
+        patient: False where nobody may have to wait until a lease expires.
     """
 
     begin: Callable[[], Sequence[Actor]]
     state: Callable[[], Hashable]
     at_rest: Callable[[], None]
     keys: Sequence[str]
+    patient: bool = True
 
 
 @dataclass
@@ -148,6 +151,7 @@ class Run:
         self.wire = wire
         self.actors = list(scenario.begin())
         self.told: list[str] = []
+        self._woken: Hashable = None
 
     # --- choosing -------------------------------------------------------------------------------------------
 
@@ -181,15 +185,35 @@ class Run:
         return bool(self._read(key) != seen)
 
     def _pass_time(self) -> None:
-        """End the leases that stand in Redis, and every pause."""
-        for key in self.scenario.keys:
-            raw = self._read(key)
-            if raw is not None and raw[:2] == MAGIC and raw[2:3] == LEASE:
-                self.told.append(f"time passes: the lease {key} expires")
-                self.wire.ask("", ("DEL", key))
+        """End every pause; where that has just been done to no avail, the leases that stand in Redis."""
+        stored = _plain(self.wire.fetch(tuple(self.scenario.keys)))
+        if stored != self._woken:
+            self.told.append("time passes: pauses end")
+            self._woken = stored
+        elif not self.scenario.patient:
+            raise Violation(self._report("everybody waits until a lease expires"))
+        elif not self._end_leases():
+            raise Violation(self._report("everybody waits, and nobody has a lease"))
         for actor in self.actors:
             if isinstance(actor.waits_for, tuple):
                 actor.waits_for = (actor.waits_for[0], ())
+
+    def _end_leases(self) -> bool:
+        """End the leases that stand in Redis; return whether there was one. A back-off is none: nobody waits for it."""
+        ended = False
+        for key in self.scenario.keys:
+            raw = self._read(key)
+            if raw is None or raw[:2] != MAGIC or token_of(raw[:HEAD]) is None:
+                continue
+            if raw[2:3] == LEASE:
+                self.wire.ask("", ("DEL", key))
+            elif raw[34:42] != bytes(8):
+                self.wire.ask("", ("SETRANGE", key, 34, bytes(8)))
+            else:
+                continue
+            self.told.append(f"time passes: the lease {key} expires")
+            ended = True
+        return ended
 
     def _read(self, key: str) -> bytes | None:
         return self.wire.fetch((key,))[0]
@@ -362,6 +386,7 @@ class Run:
             ),
             tuple(process.state() for process in dict.fromkeys(actor.process for actor in self.actors)),
             self.scenario.state(),
+            self._woken,
         )
 
     def _report(self, problem: str) -> str:
