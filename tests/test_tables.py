@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import peers
+from neverstale.testing.servers import RedisServer, binaries
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -57,6 +60,18 @@ def test_steps_of_the_tutorial() -> None:
     # Statements: what is cached is not asked.
     statements = [number(row[-2]) for row in now[1:]]
     assert statements[0] > statements[3] > statements[6]
+
+
+def test_comparison() -> None:
+    """docs/comparison.md has the rows of bench/peers.py, and what it says of this library still holds."""
+    page = on_page("comparison.md", "library")[1:]
+    assert [(row[0].split()[0], row[1]) for row in page] == [(name, by) for name, by, _ in peers.LIBRARIES]
+    found = binaries()
+    with RedisServer.start(found.get("redis") or found["valkey"]) as server:
+        for row, (name, _, run) in zip(page, peers.LIBRARIES, strict=True):
+            if name == "neverstale":
+                stale, loads = run(server.url)
+                assert [str(loads), "the old value" if stale else "the new value"] == [row[3], row[2]]
 
 
 def number(text: str) -> float:
