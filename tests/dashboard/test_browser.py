@@ -1,0 +1,231 @@
+"""The dashboard in a real browser, while its cache is read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from neverstale import Cache
+from neverstale.testing.servers import RedisServer
+from tests.shop.test_browser import ARGUMENTS, CONTRAST
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TOKEN = "the-token-of-the-dashboard"
+Opened = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or "/usr/bin/chromium"
+    if not Path(chromium).exists():
+        if os.environ.get("CI"):
+            pytest.fail("CI must have a browser: apt-get install chromium")
+        pytest.skip("no browser on this machine: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def serving(server: RedisServer, *token: str) -> Iterator[str]:
+    """Serve a dashboard in a process of its own; gives its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.dashboard.serving", server.url, str(port), *token]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        url = f"http://localhost:{port}/cache/"
+        ends = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(f"{url}icon.svg"):
+                    break
+            except (urllib.error.URLError, ConnectionError):
+                assert process.poll() is None, "the application has ended"
+                assert time.monotonic() < ends, "the application does not answer"
+                time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        assert process.wait(20) in (0, -15)
+
+
+@pytest.fixture
+def dashboard(redis_server: RedisServer) -> Iterator[str]:
+    with serving(redis_server, TOKEN) as url:
+        yield url
+
+
+@pytest.fixture
+def pages(browser: Browser) -> Iterator[Opened]:
+    """Return a function that opens a page; fails a test whose pages log an error or ask another host."""
+    contexts, problems = [], []
+
+    def make(url: str, width: int = 1280, height: int = 900, **options: object) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)  # type: ignore[arg-type]
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda asked: None if asked.url.startswith(url) else problems.append(asked.url))
+        page.goto(url)
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def log_in(page: Page) -> None:
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.locator("#live")).to_contain_text("1 process", timeout=20_000)
+
+
+def test_the_figures_move(pages: Opened, dashboard: str) -> None:
+    """Rates, prefixes, charts and what is hot fill themselves while the cache is read."""
+    page = pages(dashboard)
+    log_in(page)
+    expect(page.locator("#table-prefixes tbody tr")).to_have_count(3, timeout=20_000)
+    rows = page.locator("#table-prefixes th[scope=row]").all_inner_texts()
+    assert sorted(rows) == ["api:", "fragment:", "session:"]
+    expect(page.locator("#chart-rate path.area")).to_have_count(3, timeout=30_000)
+    expect(page.locator("#hot-keys li").first).to_contain_text("/s", timeout=20_000)
+    assert "session:" not in page.locator("#hottest").inner_text()
+    first = page.locator("#tile-rate").inner_text()
+    expect(page.locator("#tile-rate")).not_to_have_text(first, timeout=20_000)
+    expect(page.locator("#nodes li")).to_contain_text("redis")
+    assert page.title() == "shop · Cache"
+
+
+def test_charts_are_read_by_keyboard_and_pointer(pages: Opened, dashboard: str) -> None:
+    """Both show the figures of one moment, and a reader of screens gets them in words."""
+    page = pages(dashboard)
+    log_in(page)
+    chart = page.locator("#chart-rate")
+    expect(chart.locator("path.area")).to_have_count(3, timeout=30_000)
+    chart.focus()
+    page.keyboard.press("End")
+    expect(chart.locator(".tip")).to_contain_text("api:")
+    page.keyboard.press("Escape")
+    expect(chart.locator(".tip")).to_be_hidden()
+    box = chart.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] - 15, box["y"] + 80)
+    expect(chart.locator(".tip")).to_contain_text("fragment:")
+    assert "now" in (chart.get_attribute("aria-label") or "")
+
+
+def test_an_invalidation_of_another_process_appears(
+    pages: Opened, dashboard: str, redis_server: RedisServer
+) -> None:
+    """With its reason, moments after it happened."""
+    page = pages(dashboard)
+    log_in(page)
+    with Cache.from_url(redis_server.url, namespace="shop") as cache:
+        cache.invalidate_tag("products", reason="prices were <b>imported</b>")
+    event = page.locator("#events li").first
+    expect(event).to_contain_text("products", timeout=10_000)
+    expect(event).to_contain_text("prices were <b>imported</b>")
+    expect(event).to_contain_text("cleared")
+
+
+def test_a_key_is_looked_up_and_invalidated(pages: Opened, dashboard: str, redis_server: RedisServer) -> None:
+    """From the table of the hottest to what is stored, and to its end."""
+    page = pages(dashboard)
+    log_in(page)
+    with Cache.from_url(redis_server.url, namespace="shop") as cache:
+        cache.set_json("mine", {"name": "<script>"}, tags=["t"])
+        page.get_by_label("Key, with its prefix").first.fill("mine")
+        page.get_by_role("button", name="Look up").click()
+        found = page.locator("#found")
+        expect(found).to_contain_text("fresh: a read gets it")
+        expect(found.locator("pre")).to_contain_text('"name": "<script>"')
+        page.get_by_role("button", name="Invalidate this key").click()
+        expect(page.locator("#act-name")).to_have_value("mine")
+        page.locator("#act-reason").fill("it was wrong")
+        page.get_by_role("button", name="Invalidate", exact=True).click()
+        expect(page.locator("#done")).to_contain_text("1 entry cleared")
+        assert cache.get_json("mine") is None
+        expect(page.locator("#events")).to_contain_text("dashboard: it was wrong", timeout=10_000)
+        page.get_by_role("button", name="Look up").click()
+        expect(found).to_contain_text("not there")
+    expect(page.locator("#hot-keys button").first).to_be_visible(timeout=20_000)
+    page.locator("#hot-keys button").first.click()
+    expect(found).to_contain_text("Copper Desk Lamp")
+
+
+def test_more_than_a_thousand_are_asked_about(
+    pages: Opened, dashboard: str, redis_server: RedisServer
+) -> None:
+    """Cancel and Escape leave them; the button that says how many ends them."""
+    page = pages(dashboard)
+    log_in(page)
+    with Cache.from_url(redis_server.url, namespace="shop", timeout=5, patient_timeout=20) as cache:
+        cache.set_many({f"many:{number}": "v" for number in range(1234)})
+        page.get_by_text("Pattern", exact=True).click()
+        page.locator("#act-name").fill("many:*")
+        act, sure = page.get_by_role("button", name="Invalidate", exact=True), page.locator("#sure")
+        for leave in ("Cancel", "Escape"):
+            act.click()
+            expect(sure).to_contain_text("1,234 entries")
+            if leave == "Cancel":
+                sure.get_by_role("button", name="Cancel").click()
+            else:
+                page.keyboard.press("Escape")
+            expect(page.locator("#done")).to_contain_text("Nothing was invalidated")
+        assert cache.get("many:7") == "v"
+        act.click()
+        sure.get_by_role("button", name="Invalidate 1,234 entries").click()
+        expect(page.locator("#done")).to_contain_text("1,234 entries cleared", timeout=20_000)
+        assert cache.get("many:7") is None
+
+
+def test_logging_out_shuts_the_door(pages: Opened, dashboard: str) -> None:
+    """The page is the door again, also when it is loaded anew."""
+    page = pages(dashboard)
+    log_in(page)
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_label("Token")).to_be_visible()
+    page.reload()
+    expect(page.get_by_label("Token")).to_be_visible()
+
+
+def test_without_a_token_it_is_to_look_at(pages: Opened, redis_server: RedisServer) -> None:
+    """Figures, and no way to act."""
+    with serving(redis_server) as url:
+        page = pages(url)
+        expect(page.locator("#table-prefixes tbody tr")).to_have_count(3, timeout=20_000)
+        expect(page.locator("#read-only")).to_be_visible()
+        expect(page.locator("#act")).to_be_hidden()
+        expect(page.get_by_role("button", name="Log out")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 820, 1280])
+def test_it_can_be_read(pages: Opened, dashboard: str, scheme: str, width: int) -> None:
+    """Every text has enough contrast, and nothing is wider than the screen, of a phone too."""
+    page = pages(dashboard, width=width, color_scheme=scheme)
+    assert page.evaluate(CONTRAST) == []
+    log_in(page)
+    expect(page.locator("#hot-keys li").first).to_be_visible(timeout=20_000)
+    page.locator("#hot-keys button").first.click()
+    expect(page.locator("#found dl")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(CONTRAST) == []
