@@ -1,25 +1,43 @@
-"""Traffic for the load generator: what people ask for, and a client that asks it fast.
-
-The client is a bare `asyncio.Protocol` over kept connections: it must not be the bottleneck that it measures.
-"""
+"""What people ask for: requests for the load generator, drawn as people make them."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
 from itertools import accumulate
 from urllib.parse import quote
 
-__all__ = ["HOST", "KINDS", "Figures", "Visitors", "ask", "is_up"]
+from .client import HOST
 
-HOST = "127.0.0.1"
-KINDS = ("product", "product list", "product page", "list page", "mix")
-# Product pages first, then lists; people see pages, applications and phones ask for JSON.
-MIX = {"product page": 40, "list page": 20, "product": 25, "product list": 15}
+__all__ = ["KINDS", "Member", "Request", "Visitors"]
+
+KINDS = (
+    "product list",
+    "product",
+    "categories",
+    "list page",
+    "product page",
+    "dashboard",
+    "report",
+    "dashboard page",
+    "report page",
+    "mix",
+)
+# Product pages first, then lists; people see pages, applications and phones ask for JSON. Once in a while the
+# administrator looks.
+MIX = {
+    "product page": 40,
+    "list page": 20,
+    "product": 23,
+    "product list": 13,
+    "categories": 2,
+    "dashboard page": 1,
+    "report page": 1,
+}
+_OF_ADMIN = frozenset(("dashboard", "report", "dashboard page", "report page"))
+_LOGGED_IN = 0.3  # of those who look at pages
 _WORDS = (
     "oak",
     "linen",
@@ -35,161 +53,94 @@ _WORDS = (
     "garden",
 )
 _SORTS = ("", "", "", "price", "-price", "name", "rating")
-_HEALTH = f"GET /health HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+_GROUPINGS = ("day", "week", "month", "category", "product")
 
 
-@dataclass
-class Figures:
-    """What a number of requests took; latencies in seconds."""
+@dataclass(frozen=True)
+class Member:
+    """Somebody who is logged in."""
 
-    seconds: float = 0.0
-    latencies: list[float] = field(default_factory=list)
-    statuses: Counter[int] = field(default_factory=Counter)
-    cache: Counter[str] = field(default_factory=Counter)
-    broken: int = 0
-
-    def add(self, other: Figures) -> None:
-        """Take in another round."""
-        self.seconds += other.seconds
-        self.latencies += other.latencies
-        self.statuses += other.statuses
-        self.cache += other.cache
-        self.broken += other.broken
-
-    def summary(self) -> dict[str, float | int]:
-        """Return requests per second, percentiles in milliseconds, and what was not a 200."""
-        ordered = sorted(self.latencies)
-
-        def percentile(share: float) -> float:
-            return (
-                round(ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000, 2) if ordered else 0.0
-            )
-
-        asked = sum(self.cache.values())
-        return {
-            "requests_per_second": round(len(ordered) / self.seconds, 1) if self.seconds else 0.0,
-            "p50_ms": percentile(0.5),
-            "p99_ms": percentile(0.99),
-            "requests": len(ordered),
-            "failed": self.broken + sum(n for status, n in self.statuses.items() if status != 200),
-            "hit_rate": round(self.cache["hit"] / asked, 4) if asked else 0.0,
-        }
+    token: str
+    name: str
+    email: str
 
 
-# -- the client -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Request:
+    """What is asked, and by whom."""
 
+    path: str
+    member: Member | None = None
 
-class _Connection(asyncio.Protocol):
-    """One kept connection: sends a request, waits for the whole answer, sends the next."""
-
-    def __init__(self, requests: Iterator[bytes], figures: Figures, deadline: float) -> None:
-        self._requests = requests
-        self._figures = figures
-        self._deadline = deadline
-        self._buffer = b""
-        self._missing = -1  # bytes of the body still to come; below zero the head is not complete
-        self._sent = 0.0
-        self._over = False
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._next()
-
-    def _next(self) -> None:
-        self._sent = time.perf_counter()
-        request = next(self._requests, None) if self._sent < self._deadline else None
-        if request is None:
-            self._over = True
-            self._transport.close()
-        else:
-            self._transport.write(request)
-
-    def data_received(self, data: bytes) -> None:
-        if self._missing < 0:
-            self._buffer += data
-            end = self._buffer.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = self._buffer[:end]
-            self._figures.statuses[int(head[9:12])] += 1
-            where = _header(head, b"\r\nshop-cache: ")
-            if where:
-                self._figures.cache[where.decode()] += 1
-            self._missing = int(_header(head, b"\r\ncontent-length: ") or 0) - (len(self._buffer) - end - 4)
-            self._buffer = b""
-        else:
-            self._missing -= len(data)
-        if self._missing == 0:
-            self._missing = -1
-            self._figures.latencies.append(time.perf_counter() - self._sent)
-            self._next()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._over:
-            self._figures.broken += 1
-        if not self.done.done():
-            self.done.set_result(None)
-
-
-def _header(head: bytes, name: bytes) -> bytes:
-    start = head.find(name)
-    if start < 0:
-        return b""
-    start += len(name)
-    end = head.find(b"\r\n", start)
-    return head[start:] if end < 0 else head[start:end]
-
-
-async def ask(port: int, requests: Iterator[bytes], connections: int, seconds: float) -> Figures:
-    """Ask over some connections until the time is over or the requests are, and return what it took."""
-    figures = Figures()
-    loop = asyncio.get_running_loop()
-    began = time.perf_counter()
-    clients = []
-    for _ in range(connections):
-        _, client = await loop.create_connection(
-            lambda: _Connection(requests, figures, began + seconds), HOST, port
-        )
-        clients.append(client)
-    await asyncio.wait([client.done for client in clients], timeout=seconds + 30)
-    figures.seconds = time.perf_counter() - began
-    return figures
-
-
-# -- what is asked ----------------------------------------------------------------------------------------------------
+    def encode(self, method: str = "GET") -> bytes:
+        """Return it as it is sent."""
+        kind = "application/json" if self.path.startswith("/api/") else "text/html"
+        cookie = "" if self.member is None else f"Cookie: shop_session={self.member.token}\r\n"
+        return f"{method} {self.path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: {kind}\r\n{cookie}\r\n".encode()
 
 
 class Visitors:
-    """Draws requests as people make them: a few products and lists often, most of them seldom."""
+    """Draws requests as people make them: a few products and lists often, most of them seldom.
 
-    def __init__(self, product_ids: Sequence[int], slugs: Sequence[str], seed: int = 7) -> None:
+    Arguments:
+        product_ids, slugs: of what there is; which of them are asked for often is drawn.
+        admin, members: who is logged in.
+        newest: the day of the newest order: reports are asked for up to it.
+        seed: another number, other requests.
+    """
+
+    def __init__(
+        self,
+        product_ids: Sequence[int],
+        slugs: Sequence[str],
+        admin: Member,
+        members: Sequence[Member],
+        newest: date,
+        seed: int = 7,
+    ) -> None:
         self._rng = random.Random(seed)
         self._products = list(product_ids)
         self._slugs = list(slugs)
+        self._admin = admin
+        self._members = list(members)
         self._rng.shuffle(self._products)
         self._rng.shuffle(self._slugs)
         self._product_weights = list(accumulate(1 / rank for rank in range(1, len(self._products) + 1)))
         self._slug_weights = list(accumulate(1 / rank for rank in range(1, len(self._slugs) + 1)))
+        self._reports = list(_reports(newest))
 
-    def requests(self, kind: str, count: int) -> list[bytes]:
+    def requests(self, kind: str, count: int) -> list[Request]:
         """Draw requests of a kind."""
         return [self._request(kind) for _ in range(count)]
 
-    def _request(self, kind: str) -> bytes:
+    def _request(self, kind: str) -> Request:
         if kind == "mix":
             kind = self._rng.choices(list(MIX), list(MIX.values()))[0]
+        if kind in _OF_ADMIN:
+            return Request(self._path(kind), self._admin)
+        somebody = kind.endswith("page") and self._members and self._rng.random() < _LOGGED_IN
+        return Request(self._path(kind), self._rng.choice(self._members) if somebody else None)
+
+    def _path(self, kind: str) -> str:
         match kind:
             case "product":
-                path, accept = f"/api/products/{self._product()}", "application/json"
+                return f"/api/products/{self._product()}"
             case "product page":
-                path, accept = f"/products/{self._product()}", "text/html"
+                return f"/products/{self._product()}"
             case "product list":
-                path, accept = f"/api/products?{self._list()}", "application/json"
+                return f"/api/products?{self._list()}"
+            case "list page":
+                return f"/?{self._list()}"
+            case "categories":
+                return "/api/categories"
+            case "dashboard":
+                return "/api/dashboard/stats"
+            case "dashboard page":
+                return "/admin/dashboard"
+            case "report":
+                return f"/api/reports/sales?{self._rng.choice(self._reports)}"
             case _:
-                path, accept = f"/?{self._list()}", "text/html"
-        return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: {accept}\r\n\r\n".encode()
+                return f"/admin/reports?{self._rng.choice(self._reports)}"
 
     def _product(self) -> int:
         return self._rng.choices(self._products, cum_weights=self._product_weights)[0]
@@ -212,16 +163,12 @@ class Visitors:
         return "&".join(parts)
 
 
-async def is_up(port: int) -> bool:
-    """Say whether a shop answers at a port that it can serve."""
-    try:
-        reader, writer = await asyncio.open_connection(HOST, port)
-    except OSError:
-        return False
-    writer.write(_HEALTH)
-    try:
-        return b" 200 " in await reader.readline()
-    except OSError:
-        return False
-    finally:
-        writer.close()
+def _reports(newest: date) -> Sequence[str]:
+    """Return what administrators look at: the last 30 days in every grouping, and the months before by day."""
+    asked = [f"by={by}" for by in _GROUPINGS]
+    first = newest.replace(day=1)
+    for _ in range(4):
+        last = first - timedelta(days=1)
+        first = last.replace(day=1)
+        asked.append(f"from={first}&to={last}&by=day")
+    return asked

@@ -1,20 +1,29 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
+from sqlalchemy import func, select
 
 from neverstale.testing.processes import free_port, wait_until
 from neverstale.testing.servers import RedisServer
+from shop.db import Database
+from shop.differences import Differences, compare
+from shop.models import AuthSession
 from shop.settings import Settings, SettingsError
+from shop.traffic import Member, Request
 from tests.shop.running import ADMIN, ROOT, RunningShop, environment, run
+
+_WHO = '<a class="who" href="/account">Al &amp; Co</a>'
 
 
 def test_taken_port_is_one_line(new_database: Callable[[str], str]) -> None:
@@ -153,18 +162,17 @@ def test_force_forgets_what_was_cached(new_database: Callable[[str], str], redis
 
 @pytest.mark.parametrize(
     ("command", "kinds"),
-    [
-        (["shop", "load"], ["product", "product list", "product page", "list page", "mix"]),
-        (["shop.load", "--kind", "product"], ["product"]),
-    ],
+    [(["shop", "load"], ["product list", "dashboard page", "mix"]), (["shop.load"], ["product"])],
 )
 def test_load_generator(
     command: list[str], kinds: list[str], new_database: Callable[[str], str], redis_server: RedisServer
 ) -> None:
     """One run measures the shop off and on, and gives figures for programs; the database may be a relative path."""
     relative = os.path.relpath(new_database("sqlite").removeprefix("sqlite:///"), ROOT)
+    asked = [word for kind in kinds for word in ("--kind", kind)]
+    limits = ["--seconds", "0.2", "--rounds", "2", "--connections", "4"]
     said = subprocess.run(
-        [sys.executable, "-m", *command, "--seconds", "0.2", "--rounds", "1", "--connections", "4", "--json"],
+        [sys.executable, "-m", *command, *asked, *limits, "--json"],
         env=environment(DATABASE_URL=f"sqlite:///{relative}", REDIS_URL=redis_server.url),
         cwd=ROOT,
         capture_output=True,
@@ -176,11 +184,69 @@ def test_load_generator(
     figures = json.loads(said.stdout)
 
     assert list(figures["kinds"]) == kinds
+    assert figures["wrong"] == []
+    assert figures["compared"] > 60  # three times everybody who is logged in, and what is asked for
     for each in figures["kinds"].values():
         assert each["off"]["failed"] == each["on"]["failed"] == 0
+        assert each["off"]["requests"] > 0
+        assert each["off"]["statements_per_request"] >= 1
+        assert each["off"]["hit_rates"] == {}
+        assert each["on"]["statements_per_request"] < 0.1
         assert each["on"]["hit_rate"] > 0.9
-        assert each["off"]["requests_per_second"] > 0
+        assert len(each["ratios"]) == 2
         assert each["ratio"] > 1
+    rates = [each["on"]["hit_rates"] for each in figures["kinds"].values()]
+    assert min(rate for each in rates for rate in each.values()) > 0.9
+    by_kind = {"product list": "api:", "product": "api:", "dashboard page": "computed:", "mix": "session:"}
+    assert all(by_kind[kind] in each for kind, each in zip(kinds, rates, strict=True))
+    db = Database(f"sqlite:///{ROOT / relative}")
+    assert asyncio.run(_logged_in(db)) == 0  # those of the generator are gone
+
+
+async def _logged_in(db: Database) -> int:
+    async with db.read() as session:
+        count = await session.scalar(select(func.count()).select_from(AuthSession))
+    await db.close()
+    return count or 0
+
+
+@contextlib.asynccontextmanager
+async def _serving(*answers: str) -> AsyncIterator[int]:
+    """Serve these bodies, one after the other, to whoever asks for whatever."""
+    left = iter(answers)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = next(left).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "member", "plain", "cached", "wrong"),
+    [
+        ("/api/x", None, "old", ("old", "old"), ""),
+        ("/api/x", None, "new", ("new", "old"), "other bytes"),
+        ("/", None, '<p class="took" a>1</p>', ('<p class="took" b>2</p>', '<p class="took" c>3</p>'), ""),
+        ("/", Member("t", "Al & Co", ""), _WHO, (_WHO, _WHO), ""),
+        ("/", Member("t", "Somebody", ""), _WHO, (_WHO, _WHO), "who is logged in"),
+        ("/", None, _WHO, (_WHO, _WHO), "who is logged in"),
+    ],
+)
+async def test_load_generator_finds_what_is_not_the_same(
+    path: str, member: Member | None, plain: str, cached: tuple[str, str], wrong: str
+) -> None:
+    """Bytes that differ are named, also the second time, and so is a page that greets somebody else."""
+    differences = Differences()
+    async with _serving(plain) as off, _serving(*cached) as on:
+        await compare({"off": off, "on": on}, [Request(path, member)], differences)
+
+    assert bool(differences.wrong) == bool(wrong)
+    assert all(wrong in each for each in differences.wrong)
 
 
 def test_wrong_kind_of_load_is_one_line() -> None:
@@ -188,4 +254,4 @@ def test_wrong_kind_of_load_is_one_line() -> None:
     said = run("load", "--kind", "everything")
 
     assert said.returncode == 1
-    assert said.stderr.startswith("shop: --kind is 'everything'; allowed are product, ")
+    assert said.stderr.startswith("shop: --kind is 'everything'; allowed are product list, product, ")
