@@ -18,7 +18,8 @@ from neverstale.doctor.findings import ORDER, merged
 from neverstale.doctor.nodes import is_loopback, nodes_of
 from neverstale.doctor.report import Report
 from neverstale.doctor.together import check_all
-from neverstale.testing.servers import RedisCluster, RedisServer, wait_until
+from neverstale.testing.processes import free_port, spawn
+from neverstale.testing.servers import RedisCluster, RedisServer, binaries, wait_until
 from tests.doctor.conftest import MakeCache, StartServer, codes, finding
 
 GOOD = ("--maxmemory", "200mb", "--maxmemory-policy", "allkeys-lru")
@@ -246,6 +247,35 @@ class TestReplicas:
         facts.info = {**facts.info, "slave0": late}
         (found,) = [each for each in check_node(facts, cache.settings) if each.code == "replica-lag"]
         assert "40 s behind" in found.what
+
+
+class TestSentinel:
+    def test_primary_is_named(self, start_server: StartServer, make_cache: MakeCache, tmp_path: Path) -> None:
+        """Behind Sentinels the primary is examined, by its own address."""
+        server, port = start_server(*GOOD), free_port()
+        configuration = tmp_path / "sentinel.conf"
+        lines = (
+            f"port {port}",
+            "bind 127.0.0.1",
+            f"dir {tmp_path}",
+            f"sentinel monitor main 127.0.0.1 {server.port} 1",
+        )
+        configuration.write_text("\n".join(lines) + "\n")
+        process = spawn([str(binaries()["redis"]), str(configuration), "--sentinel"], tmp_path / "log")
+        try:
+            cache = make_cache(f"redis+sentinel://127.0.0.1:{port}/main")
+            wait_until(cache.ping, "a primary that Sentinel names")
+            report = examine_all(cache, rate=0)
+        finally:
+            process.kill()
+            process.wait()
+        assert [each.name for each in report.nodes] == [f"127.0.0.1:{server.port}"]
+        assert not codes(report) & {"no-tls", "no-password"}
+
+    def test_away(self, make_cache: MakeCache) -> None:
+        """Without a Sentinel there is nothing to examine."""
+        with pytest.raises(RedisUnavailable):
+            examine_all(make_cache("redis+sentinel://127.0.0.1:1/main"))
 
 
 class TestCluster:

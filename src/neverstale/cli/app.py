@@ -96,6 +96,10 @@ def options(
 
 def run(arguments: list[str]) -> int:
     """Run a command; return the exit status."""
+    if not arguments:
+        # Some versions of click take this for a wish, others for a mistake.
+        run(["--help"])
+        return USAGE
     try:
         status: Any = app(_hoisted(arguments), prog_name="neverstale", standalone_mode=False)
         # An Exit inside of a command is what it returns here, or an exception, by the version of typer.

@@ -6,10 +6,11 @@ import contextlib
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import redis
 
+from neverstale.config import Settings
 from neverstale.drive.clients import Client, Connections
 from neverstale.drive.cluster import BoundedCluster
 from neverstale.drive.connection import REDIS_ERRORS, unavailable
@@ -57,15 +58,12 @@ def nodes_of(connections: Connections, *, replicas: bool = False) -> list[Node]:
     """Return the primaries, and the replicas of a cluster where they are wanted.
 
     Raises:
-        RedisUnavailable: it is a cluster, and no node of it answers.
+        RedisUnavailable: no node of a cluster, or no Sentinel, answers.
     """
     settings = connections.settings
     client = _client_of(connections)
     if not isinstance(client, BoundedCluster):
-        name = settings.path or f"{settings.host}:{settings.port}"
-        if settings.mode == "sentinel":
-            name = f"{settings.service} by {name}"
-        return [Node(name, "primary", client)]
+        return [Node(settings.path or _address(client, settings), "primary", client)]
     roles: tuple[Role, ...] = ("primary", "replica") if replicas else ("primary",)
     found = []
     for role in roles:
@@ -85,6 +83,18 @@ def _client_of(connections: Connections) -> Client:
         return connections.patient
     except REDIS_ERRORS as problem:
         raise unavailable(problem) from problem
+
+
+def _address(client: redis.Redis, settings: Settings) -> str:
+    """Return where the one server is; behind Sentinels, the primary that they name."""
+    host, port = settings.host, settings.port
+    if settings.mode == "sentinel":
+        manager: Any = client.connection_pool
+        try:
+            host, port = manager.sentinel_manager.discover_master(settings.service)
+        except REDIS_ERRORS as problem:
+            raise unavailable(problem) from problem
+    return f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
