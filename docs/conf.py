@@ -26,6 +26,8 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_type_aliases = {"Ttl": "Ttl"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+# Attributes as a list in the class: those that are properties as well would be there twice.
+napoleon_use_ivar = True
 
 nitpicky = False
 #: What `reference.md` has to name; a test compares.

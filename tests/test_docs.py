@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -12,6 +13,19 @@ import pytest
 import neverstale
 
 ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = (ROOT / "docs/reference.md").read_text()
+#: Beside `neverstale` itself, where users import from.
+PLACES = (
+    "neverstale.computed",
+    "neverstale.doctor",
+    "neverstale.metrics",
+    "neverstale.sessions",
+    "neverstale.testing.servers",
+    "neverstale.warm",
+    "neverstale.web.asgi",
+    "neverstale.web.sessions",
+    "neverstale.web.sqlalchemy",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +51,16 @@ def test_it_builds_without_a_warning(built: Path) -> None:
 
 def test_the_reference_is_whole() -> None:
     """Each public name is in the reference, and nothing else is."""
-    text = (ROOT / "docs/reference.md").read_text()
-    named = set(re.findall(r"^\.\. auto\w+:: neverstale\.(\w+)$", text, re.MULTILINE))
+    named = set(re.findall(r"^\.\. auto\w+:: neverstale\.(\w+)$", REFERENCE, re.MULTILINE))
     errors = set(neverstale.errors.__all__)
     assert named - {"errors"} == set(neverstale.__all__) - errors
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_so_it_is_for_each_feature(place: str) -> None:
+    """Whatever a feature's place makes public is in the reference under that place."""
+    named = re.findall(rf"^\.\. auto\w+:: {re.escape(place)}\.(\w+)$", REFERENCE, re.MULTILINE)
+    assert sorted(named) == sorted(importlib.import_module(place).__all__)
 
 
 def test_nothing_is_fetched_from_elsewhere(built: Path) -> None:

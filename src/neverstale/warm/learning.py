@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Recipes:
-    """How to read, through the cache, what a key stands for.
+    """How to read, through the cache, what a key stands for::
 
         recipes = Recipes()
 
