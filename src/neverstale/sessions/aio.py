@@ -74,18 +74,22 @@ class AsyncSessions(BaseSessions[D]):
         session = await self.find(session_id)
         return None if session is None else session.data
 
-    async def find(self, session_id: str, *, touch: bool = False) -> Session[D] | None:
+    async def find(self, session_id: str, *, touch: bool = False, certain: bool = False) -> Session[D] | None:
         """Return a session, or None if there is none with this id that may be used.
 
         Args:
             session_id: what the client sent, whatever that is.
             touch: whether its user is there, so that "last seen" is noted, at most once in `seen_every`.
+            certain: whether to raise, without a store, rather than to find nobody where Redis does not answer.
+
+        Raises:
+            RedisUnavailable: `certain`, and it is not known whether there is one.
         """
         digest = digest_of(session_id)
         if digest is None:
             return None
         found = await self._cache._find(digest, self._sealer(self._cache._keys.entry(digest)))
-        session = self._judge(found)
+        session = self._judge(found, certain)
         if session is None and self._store is not None:
             flow = self._reload(digest, found)
             session = self._cache._give(await self._cache._driver.run_apart(flow, self._cache._counters))

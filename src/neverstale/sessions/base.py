@@ -13,7 +13,7 @@ from neverstale.codecs import json_codec
 from neverstale.core.commands import Flow, Given, Wall
 from neverstale.core.plan import Plan
 from neverstale.core.policy import valid
-from neverstale.errors import InvalidationError, UsageError
+from neverstale.errors import InvalidationError, RedisUnavailable, UsageError
 from neverstale.lifetime import DAY_MS, Lifetime
 from neverstale.loading import Answer
 from neverstale.owed import Work
@@ -143,7 +143,7 @@ class BaseSessions(Generic[D]):
             return Answer(None, keep=False)
         return Answer(session, Lifetime(left), self._place.frame.tags(session.user))
 
-    def _judge(self, found: Found) -> Session[D] | None:
+    def _judge(self, found: Found, certain: bool) -> Session[D] | None:
         """Return the session that a read found, if it may be used; count what it was."""
         counters = self._base._counters
         if found.value is not MISS and self._rules.alive(found.value, _now_ms()):
@@ -151,6 +151,8 @@ class BaseSessions(Generic[D]):
             session: Session[D] = found.value
             return session
         counters.misses += 1
+        if certain and found.state is None and self._store is None:
+            raise RedisUnavailable("Redis did not answer, so it is not known whether there is such a session")
         seen = found.seen
         if found.value is MISS and seen is not None and seen.entry is not None and not seen.entry.is_lease:
             counters.decode_errors += valid(seen.entry.stamps, seen.stamps)
