@@ -16,16 +16,18 @@ Not known here: what the data mean, who may log in, where sessions live.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, MutableMapping
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
-import msgspec
-
-from neverstale.errors import InvalidationError, UsageError
+from neverstale.errors import InvalidationError, RedisUnavailable, UsageError
 from neverstale.owed import AsyncRetrier
 from neverstale.sessions import AsyncSessions, Issued, Session, SessionInfo
+from neverstale.sessions.model import UNCHANGED, Unchanged
+
+from .session_cookie import Cookie
+from .session_dict import SessionDict
 
 __all__ = ["SessionDict", "SessionHandle", "SessionMiddleware"]
 
@@ -43,49 +45,6 @@ logger = logging.getLogger("neverstale")
 LOG_IN_FIELDS: Final = ("user", "user_id")
 
 
-class SessionDict(dict[str, Any]):
-    """`request.session`: a dict that knows whether it was looked at.
-
-    What was changed is found by comparing, so changes inside of a value (`session["cart"].append(5)`) count as well.
-    """
-
-    def __init__(self, data: Any = ()) -> None:
-        super().__init__(data)
-        self.accessed = False
-        self.cleared = False
-
-    def mark_accessed(self) -> None:
-        """Note that it was looked at; Starlette's `request.session` calls this."""
-        self.accessed = True
-
-    # For who takes it from the scope, or from a Starlette that does not call that.
-    def __getitem__(self, name: str) -> Any:
-        self.accessed = True
-        return super().__getitem__(name)
-
-    def __contains__(self, name: object) -> bool:
-        self.accessed = True
-        return super().__contains__(name)
-
-    def __iter__(self) -> Iterator[str]:
-        self.accessed = True
-        return super().__iter__()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return a field, or the default."""
-        self.accessed = True
-        return super().get(name, default)
-
-    def clear(self) -> None:
-        """Empty it: the session ends with this request, unless something is put there again."""
-        self.accessed = self.cleared = True
-        super().clear()
-
-    def plain(self) -> dict[str, Any]:
-        """Return a copy that is a dict and nothing else."""
-        return dict(dict.items(self))
-
-
 class SessionHandle(Generic[D]):
     """`request.state.session`: the session of a request, and what may be done with it.
 
@@ -93,17 +52,23 @@ class SessionHandle(Generic[D]):
         session: with its data and times, or None.
     """
 
-    def __init__(self, sessions: AsyncSessions[D], session_id: str | None, device: str) -> None:
+    def __init__(
+        self,
+        sessions: AsyncSessions[D],
+        session_id: str | None,
+        device: str,
+        later: Callable[[InvalidationError], None],
+    ) -> None:
         self._sessions = sessions
         self._id = session_id
         self._device = device
+        self._later = later
         self._session: Session[D] | None = None
-        self._fields: SessionDict | None = None
-        self._before: dict[str, bytes] = {}
+        self._unread: RedisUnavailable | None = None
+        self._fields = SessionDict() if sessions.of_dicts else None
         self._issued: Issued[D] | None = None
         self._destroyed = False
         self._accessed = False
-        self._owed: list[InvalidationError] = []
 
     def __repr__(self) -> str:
         return f"<SessionHandle of {self._session!r}>"
@@ -149,23 +114,40 @@ class SessionHandle(Generic[D]):
 
         Args:
             user: whose it is from now on.
-            data: what it holds; None: what `request.session` holds (a visitor's cart).
+            data: what it holds; None: what `request.session` holds (a visitor's cart), but nothing that is there from
+                a session of another user.
 
         Raises:
             UsageError: no data, and the sessions are not of dicts.
         """
+        issued = None
         if data is None:
-            if self._fields is None:
+            fields, there = self._fields, self._session
+            if fields is None:
                 raise UsageError("log_in needs data, where sessions are not of dicts")
-            data = cast(D, self._fields.plain())
-        self._issue(await self._sessions.log_in(self._id, user, data, device=self._device))
+            if there is None or there.user in (None, user):
+                data = cast(D, fields.plain())
+                issued = await self._rotated(user) if there is not None else None
+            else:
+                data = cast(D, fields.changes().put)
+        if issued is None:
+            issued = await self._sessions.log_in(self._id, user, data, device=self._device)
+        self._issue(issued)
 
     async def rotate(self) -> bool:
         """Give the session another id, at a rise of privilege; False if there is none."""
-        issued = None if self._id is None else await self._sessions.rotate(self._id, device=self._device)
+        issued = await self._rotated()
         if issued is not None:
             self._issue(issued)
         return issued is not None
+
+    async def _rotated(self, user: str | Unchanged = UNCHANGED) -> Issued[D] | None:
+        """Rotate, with what this request has changed so far; what others change meanwhile stays."""
+        if self._id is None:
+            return None
+        changes = self._fields.changes() if self._fields is not None else None
+        change: Any = changes.apply if changes else None
+        return await self._sessions.rotate(self._id, user=user, change=change, device=self._device)
 
     async def log_out(self) -> None:
         """Destroy the session, at once and in every process.
@@ -173,9 +155,12 @@ class SessionHandle(Generic[D]):
         Raises:
             InvalidationError: without a store, Redis is away: the session is still there.
         """
+        self._begin(None)
+        await self._leave()
+
+    async def _leave(self) -> None:
         gone, self._id, self._session, self._issued = self._id, None, None, None
         self._destroyed = self._accessed = True
-        self._begin(None)
         if gone is not None:
             await self._owing(self._sessions.destroy(gone))
 
@@ -206,82 +191,72 @@ class SessionHandle(Generic[D]):
         if not self._sessions.has_store:
             raise error
         logger.error("a session was changed or destroyed, and a copy is not invalidated yet: %s", error)
-        self._owed.append(error)
+        self._later(error)
 
     async def _owing(self, work: Awaitable[T]) -> T | None:
-        try:
-            return await work
-        except InvalidationError as error:
-            self._owe(error)
-            return None
+        async def owing() -> T | None:
+            try:
+                return await work
+            except InvalidationError as error:
+                self._owe(error)
+                return None
+
+        # It is done also if the client goes away, and so is what it may leave to be done.
+        return await asyncio.shield(asyncio.ensure_future(owing()))
 
     # --- for the middleware ---------------------------------------------------------------------------------------
 
-    async def _open(self, as_dict: bool) -> SessionDict | None:
+    async def _open(self) -> SessionDict | None:
         if self._id is not None:
-            self._session = await self._sessions.find(self._id, touch=True)
-        if as_dict:
-            self._fields = SessionDict()
-            self._begin(None if self._session is None else self._session.data)
+            try:
+                self._session = await self._sessions.find(self._id, touch=True, certain=True)
+            except RedisUnavailable as error:
+                self._unread = error
+        self._begin(None if self._session is None else self._session.data)
         return self._fields
 
     def _begin(self, data: Any) -> None:
-        """Let `request.session` hold these data, and remember them."""
         if self._fields is not None:
-            dict.clear(self._fields)
-            self._fields.update(data or {})
-            self._fields.cleared = False
-            self._before = _written(self._fields)
+            self._fields.begin(data)
 
     def _take(self, session: Session[D]) -> None:
         self._session = session
         if self._fields is not None:
-            pending = self._changes()
-            self._begin(session.data)
-            _apply(self._fields, *pending)
+            self._fields.rebase(session.data)
 
     def _issue(self, issued: Issued[D]) -> None:
         self._id, self._session, self._issued = issued.id, issued.session, issued
         self._destroyed, self._accessed = False, True
         if issued.owed is not None:
-            self._owed.append(issued.owed)
+            self._owe(issued.owed)
         self._begin(issued.session.data)
-
-    def _changes(self) -> tuple[dict[str, Any], list[str]]:
-        """Return the fields that this request has set, and those that it has removed."""
-        assert self._fields is not None
-        now = _written(self._fields)
-        plain = self._fields.plain()
-        changed = {name: plain[name] for name, text in now.items() if self._before.get(name) != text}
-        return changed, [name for name in self._before if name not in now]
 
     async def _save(self, log_in_fields: Collection[str]) -> None:
         """Write what the request has changed in `request.session`."""
-        fields = self._fields
-        if fields is None or not (fields.accessed or fields or self._before):
+        fields, there = self._fields, self._session
+        if fields is None or not fields.accessed:
             return
-        changed, removed = self._changes()
-        if not changed and not removed:
+        changes = fields.changes()
+        if there is None:
+            if changes:
+                await self._begin_another(fields)
             return
-        self._accessed = True
-        if not fields and self._session is not None and (fields.cleared or self._session.user is None):
-            await self.log_out()
+        if (fields.cleared and (there.user is not None or not fields)) or fields.lost(log_in_fields):
+            # Nobody may be seen as a user who has just left: so no grace, and nothing of what others change meanwhile.
+            await self._leave()
+            if fields:
+                await self._begin_another(fields)
             return
-        data: Any = fields.plain()
-        if self._session is None:
-            self._issue(await self._sessions.create(data, device=self._device))
-            return
+        rises = self._issued is None and any(name in changes.put for name in log_in_fields)
+        kept = not changes or await (self.rotate() if rises else self.update(cast(Any, changes.apply)))
+        if not kept:
+            logger.info("what a request changed in %r is dropped: the session is over", there)
 
-        def change(there: Any) -> Any:
-            return _apply(dict(there), changed, removed)
-
-        rises = any(name in changed or name in removed for name in log_in_fields)
-        if rises and self._issued is None and self._id is not None:
-            issued = await self._sessions.rotate(self._id, change=change, device=self._device)
-            if issued is not None:
-                self._issue(issued)
-        elif not await self.update(change):
-            logger.info("what a request changed in %r is dropped: the session is over", self._session)
+    async def _begin_another(self, fields: SessionDict) -> None:
+        if self._unread is not None:
+            # Another session would take the place of the one that the client may well have.
+            raise self._unread
+        self._issue(await self._sessions.create(cast(D, fields.plain()), device=self._device))
 
 
 class SessionMiddleware:
@@ -315,14 +290,12 @@ class SessionMiddleware:
         persistent: bool = True,
         log_in_fields: Collection[str] = LOG_IN_FIELDS,
     ) -> None:
-        if same_site == "none" and not secure:
-            raise UsageError("browsers refuse a cookie with SameSite=None that is not secure")
         self.app = app
         self.sessions = sessions
-        self.cookie = f"__Host-{cookie}" if secure and path == "/" and domain is None else cookie
-        self._flags = f"; Path={path}; HttpOnly; SameSite={same_site.capitalize()}"
-        self._flags += ("; Secure" if secure else "") + (f"; Domain={domain}" if domain else "")
-        self._persistent = persistent
+        self._cookie = Cookie(
+            cookie, secure=secure, same_site=same_site, path=path, domain=domain, persistent=persistent
+        )
+        self.cookie = self._cookie.name
         self._log_in_fields = log_in_fields
         self._retrier = AsyncRetrier(sessions._cache)
 
@@ -335,10 +308,11 @@ class SessionMiddleware:
                 if scope["type"] == "lifespan":
                     await self._retrier.close()
             return
+        headers = scope["headers"]
         handle: SessionHandle[Any] = SessionHandle(
-            self.sessions, _cookie(scope, self.cookie), _header(scope, b"user-agent")[:200]
+            self.sessions, self._cookie.sent(headers), _device(headers), self._later
         )
-        fields = await handle._open(self.sessions.of_dicts)
+        fields = await handle._open()
         if fields is not None:
             scope["session"] = fields
         scope.setdefault("state", {})["session"] = handle
@@ -348,69 +322,38 @@ class SessionMiddleware:
                 await self._finish(handle, message)
             await send(message)
 
-        try:
-            await self.app(scope, receive, sending if scope["type"] == "http" else send)
-        finally:
-            for error in handle._owed:
-                self._retrier.later(self.sessions.owed(error))
+        await self.app(scope, receive, sending if scope["type"] == "http" else send)
+
+    def _later(self, error: InvalidationError) -> None:
+        self._retrier.later(self.sessions.owed(error))
 
     async def _finish(self, handle: SessionHandle[Any], message: Message) -> None:
         if message["status"] < 500:
             await handle._save(self._log_in_fields)
         headers = message["headers"] = list(message.get("headers", ()))
         if handle._issued is not None:
-            headers.append((b"set-cookie", self._set(handle._issued).encode("latin-1")))
+            headers.append(self._cookie.given(handle._issued))
         elif handle._destroyed:
-            headers.append((b"set-cookie", f"{self.cookie}=; Max-Age=0{self._flags}".encode("latin-1")))
+            headers.append(self._cookie.taken())
         if handle._accessed or (handle._fields is not None and handle._fields.accessed):
-            _mark_private(headers, new=handle._issued is not None)
-
-    def _set(self, issued: Issued[Any]) -> str:
-        age = ""
-        if self._persistent:
-            left = (issued.session.expires_at - datetime.now(UTC)).total_seconds()
-            age = f"; Max-Age={max(0, int(left))}"
-        return f"{self.cookie}={issued.id}{age}{self._flags}"
+            _mark_private(headers, sets_cookie=handle._issued is not None or handle._destroyed)
 
 
-def _written(data: dict[str, Any]) -> dict[str, bytes]:
-    return {name: msgspec.json.encode(value) for name, value in dict.items(data)}
+def _device(headers: list[tuple[bytes, bytes]]) -> str:
+    return b", ".join(value for key, value in headers if key == b"user-agent").decode("latin-1")[:200]
 
 
-def _apply(data: dict[str, Any], changed: dict[str, Any], removed: Iterable[str]) -> dict[str, Any]:
-    for name in removed:
-        data.pop(name, None)
-    data.update(changed)
-    return data
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    return b", ".join(value for key, value in scope["headers"] if key == name).decode("latin-1")
-
-
-def _cookie(scope: Scope, name: str) -> str | None:
-    """Return the value of a cookie, if it was sent; of two of one name none: one of them is not ours."""
-    sent = [value for key, value in scope["headers"] if key == b"cookie"]
-    found = [
-        value
-        for header in sent
-        for key, _, value in (part.strip().partition("=") for part in header.decode("latin-1").split(";"))
-        if key == name
-    ]
-    return found[0] if len(found) == 1 else None
-
-
-def _mark_private(headers: list[tuple[bytes, bytes]], *, new: bool) -> None:
+def _mark_private(headers: list[tuple[bytes, bytes]], *, sets_cookie: bool) -> None:
     """Say that the answer depends on the session: to caches between here and the client.
 
-    What the application says itself stands, but for an answer with a `new` id: that is for one client.
+    What the application says itself stands, but for an answer that sets the cookie: that is for one client.
     """
     varies = [value for key, value in headers if key.lower() == b"vary"]
     named = {part.strip().lower() for value in varies for part in value.split(b",")}
     if not named & {b"cookie", b"*"}:
         headers.append((b"vary", b"Cookie"))
     said = b",".join(value.lower() for key, value in headers if key.lower() == b"cache-control")
-    if new and b"private" not in said and b"no-store" not in said:
+    if sets_cookie and b"private" not in said and b"no-store" not in said:
         headers[:] = [each for each in headers if each[0].lower() != b"cache-control"]
         said = b""
     if not said:
