@@ -19,11 +19,13 @@ html_title = "Neverstale"
 html_copy_source = False
 html_show_sphinx = False
 
+# `name` in a docstring is code.
+default_role = "code"
+
 # Signatures stay as they are written; a docstring says the rest.
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
-autodoc_type_aliases = {"Ttl": "Ttl"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 # Attributes as a list in the class: those that are properties as well would be there twice.
