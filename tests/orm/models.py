@@ -42,11 +42,12 @@ class Label(Base):
     products: Mapped[list[Product]] = relationship(secondary=product_labels, back_populates="labels")
 
 
+@invalidates(keys=["counts:by-category"], columns=["category_id"])
 @invalidates(
     "products",
     "product:{id}",
     lambda product: f"category:{product.category_id}",
-    keys=["counts:by-category"],
+    keys=["api:products"],
     whole="catalogue",
 )
 class Product(Base):

@@ -20,7 +20,14 @@ async def test_only_the_rows_that_a_statement_finds_are_named(world: World) -> N
     await world.write(
         lambda session: session.execute(update(Product).where(Product.id == 2).values(category_id=4))
     )
-    assert world.taken() == {"products", "product:2", "category:1", "category:4", "counts:by-category"}
+    assert world.taken() == {
+        "products",
+        "product:2",
+        "category:1",
+        "category:4",
+        "api:products",
+        "counts:by-category",
+    }
     await world.write(
         lambda session: session.execute(update(Product).where(Product.id == 99).values(category_id=4))
     )
@@ -141,7 +148,7 @@ async def test_the_old_query_interface_is_followed(world: World) -> None:
         "products",
         "product:2",
         "category:1",
-        "counts:by-category",
+        "api:products",
     }
 
 

@@ -19,7 +19,7 @@ from neverstale.errors import UsageError
 
 from .pending import Tracker
 from .rows import Key, Lock, Values
-from .rules import Rules, rules_of_class, secondaries_of
+from .rules import Changed, Rules, rules_of_class, secondaries_of
 
 __all__ = ["deleting", "flushed", "foresee", "inserting", "updating"]
 
@@ -39,7 +39,8 @@ def foresee(tracker: Tracker) -> None:
         state = inspect(target)
         _expect(coming, rules_of_class(state.mapper), state, "delete")
     for (rule, lock), keys in coming.items():
-        tracker.before(rule, keys, lock)
+        # Which columns an UPDATE sets is known for certain only when it comes, relationships followed.
+        tracker.before(rule, keys, lock, None if lock == "delete" else frozenset())
 
 
 def _expect(
@@ -53,19 +54,21 @@ def _expect(
 def inserting(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
     """Before the INSERT of an object; or the UPDATE, where it takes the place of one deleted under its key."""
     if rules_of_class(mapper):
-        tracker.written.append(inspect(target))
+        tracker.written[inspect(target)] = None
 
 
 def updating(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
     """Before the UPDATE of an object, which there is only if something has changed."""
-    if not rules_of_class(mapper):
-        return
     state: InstanceState[Any] = inspect(target)
-    if state in tracker.foreseen:
-        tracker.written.append(state)
-    elif tracker.session.is_modified(target, include_collections=False):
-        tracker.written.append(state)
-        _one(tracker, state, "update")
+    rules = rules_of_class(mapper)
+    if not rules or (
+        state not in tracker.foreseen and not tracker.session.is_modified(target, include_collections=False)
+    ):
+        return
+    changed = _changed(state) if any(each.particular for each in rules) else frozenset[str]()
+    tracker.written[state] = changed
+    if state not in tracker.foreseen or changed:
+        _one(tracker, state, "update", changed)
 
 
 def deleting(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
@@ -73,29 +76,37 @@ def deleting(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
     state: InstanceState[Any] = inspect(target)
     if secondaries_of(mapper):
         tracker.deleted.add(state)
-    _one(tracker, state, "delete")
+    _one(tracker, state, "delete", None)
 
 
-def _one(tracker: Tracker, state: InstanceState[Any], lock: Lock) -> None:
+def _one(tracker: Tracker, state: InstanceState[Any], lock: Lock, changed: Changed) -> None:
     if state.identity is not None:
         for rules in rules_of_class(state.mapper):
-            tracker.before(rules, (tuple(state.identity),), lock)
+            tracker.before(rules, (tuple(state.identity),), lock, changed)
+
+
+def _changed(state: InstanceState[Any]) -> frozenset[str]:
+    return frozenset(
+        attribute.key
+        for attribute in state.mapper.column_attrs
+        if state.attrs[attribute.key].history.has_changes()
+    )
 
 
 def flushed(tracker: Tracker) -> None:
     """After a flush: note what its objects have become, and the rows of many-to-many tables."""
     session = tracker.session
-    for state in tracker.written:
+    for state, changed in tracker.written.items():
         key = tuple(state.mapper.primary_key_from_instance(state.obj()))
         for each in rules_of_class(state.mapper):
             if state.identity is None:
-                tracker.level.known.add((each, key))
+                tracker.new(each, key)
             values = {name: state.dict[name] for name in each.columns if name in state.dict}
             if len(values) == len(each.columns) and all(map(each.plain, values, values.values())):
-                tracker.after(each, values)
+                tracker.after(each, values, changed)
             else:
                 # Made by the database, or not to be told from what it makes of it.
-                tracker.later(each, (key,))
+                tracker.later(each, (key,), changed)
     # By their states: an object may have an equality of its own, and no hash.
     touched = {inspect(target): False for kept in (session.new, session.dirty) for target in kept}
     touched |= {inspect(target): True for target in session.deleted} | dict.fromkeys(tracker.deleted, True)

@@ -22,7 +22,7 @@ from neverstale.errors import UsageError
 from neverstale.owed import Work
 
 from .rows import Key, Lock, Values, ends, on, read
-from .rules import Names, Rules
+from .rules import Changed, Names, Rules
 
 __all__ = ["Level", "Tracker"]
 
@@ -35,12 +35,12 @@ class Level:
     def __init__(self) -> None:
         self.tags: dict[str, None] = {}
         self.keys: dict[str, None] = {}
-        #: Rows whose state before the transaction is known, or that did not exist.
-        self.known: set[tuple[Rules, Key]] = set()
-        #: Rows to be read before the commit.
-        self.unread: dict[Rules, dict[Key, None]] = {}
+        #: Rows whose state before the transaction is known, with that state; None of those that did not exist.
+        self.known: dict[tuple[Rules, Key], Values | None] = {}
+        #: Rows to be read before the commit, and what of them has been changed.
+        self.unread: dict[Rules, dict[Key, Changed]] = {}
         #: Rows that lead to others, which are looked at once more before the commit.
-        self.leading: dict[Rules, list[Values]] = {}
+        self.leading: dict[Rules, list[tuple[Values, Changed]]] = {}
 
     def name(self, names: Names) -> None:
         """Add tags and keys; what nothing can be cached under is left out."""
@@ -61,9 +61,16 @@ class Level:
         self.keys |= inner.keys
         self.known |= inner.known
         for rules, keys in inner.unread.items():
-            self.unread.setdefault(rules, {}).update(keys)
+            for key, changed in keys.items():
+                self.read_later(rules, key, changed)
         for rules, rows in inner.leading.items():
             self.leading.setdefault(rules, []).extend(rows)
+
+    def read_later(self, rules: Rules, key: Key, changed: Changed) -> None:
+        """Note a row that is to be read before the commit."""
+        rows = self.unread.setdefault(rules, {})
+        before: Changed = rows.get(key, frozenset())
+        rows[key] = None if before is None or changed is None else before | changed
 
     @property
     def work(self) -> Work:
@@ -83,7 +90,7 @@ class Tracker:
         self.limit = limit
         #: Of the flush that is running: objects that were seen to have changed, that are written, that are deleted.
         self.foreseen: set[InstanceState[Any]] = set()
-        self.written: list[InstanceState[Any]] = []
+        self.written: dict[InstanceState[Any], Changed] = {}
         self.deleted: set[InstanceState[Any]] = set()
         self._levels: dict[SessionTransaction, Level] = {}
         self._committed: SessionTransaction | None = None
@@ -151,35 +158,50 @@ class Tracker:
 
     # --- rows --------------------------------------------------------------------------------------------------
 
-    def is_known(self, rules: Rules, key: Key) -> bool:
-        """Say whether the state of a row before the transaction is known already."""
-        return any((rules, key) in level.known for level in self._levels.values())
+    def _known(self, rules: Rules, key: Key) -> tuple[bool, Values | None]:
+        for level in reversed(self._levels.values()):
+            if (rules, key) in level.known:
+                return True, level.known[rules, key]
+        return False, None
 
-    def before(self, rules: Rules, keys: Iterable[Key], lock: Lock) -> None:
-        """Note the state of rows that are about to be changed or deleted, unless it is known."""
+    def new(self, rules: Rules, key: Key) -> None:
+        """Note a row that there was not before the transaction."""
+        if not self._known(rules, key)[0]:
+            self.level.known[rules, key] = None
+
+    def before(self, rules: Rules, keys: Iterable[Key], lock: Lock, changed: Changed = None) -> None:
+        """Note the state of rows that are about to be changed or deleted, as it was before the transaction."""
         level = self.level
-        unknown = [key for key in keys if not self.is_known(rules, key)]
-        if not unknown:
-            return
-        if rules.only_primary:
-            rows = [dict(zip(rules.primary, key, strict=True)) for key in unknown]
+        unknown: list[Key] = []
+        rows: list[tuple[Values, Changed]] = []
+        for key in keys:
+            known, was = self._known(rules, key)
+            if not known:
+                unknown.append(key)
+            elif was is not None and rules.particular and rules.concerned(changed):
+                rows.append((was, changed))  # it may concern more names than the change before
+        if unknown and rules.only_primary:
+            found = [dict(zip(rules.primary, key, strict=True)) for key in unknown]
         else:
-            rows = list(read(on(self.session, rules), rules, unknown, lock))
-        for values in rows:
-            level.name(rules.own(values))
+            found = list(read(on(self.session, rules), rules, unknown, lock)) if unknown else []
+        for values in found:
+            level.known[rules, tuple(values[name] for name in rules.primary)] = values
+            rows.append((values, changed))
+        for values, what in rows:
+            level.name(rules.own(values, what))
         self._follow(level, rules, rows, lock=False)
-        level.known.update((rules, key) for key in unknown)
 
-    def after(self, rules: Rules, values: Values) -> None:
+    def after(self, rules: Rules, values: Values, changed: Changed = None) -> None:
         """Note the new state of a row."""
         level = self.level
-        level.name(rules.own(values))
+        level.name(rules.own(values, changed))
         if rules.paths:
-            level.leading.setdefault(rules, []).append(values)
+            level.leading.setdefault(rules, []).append((values, changed))
 
-    def later(self, rules: Rules, keys: Iterable[Key]) -> None:
+    def later(self, rules: Rules, keys: Iterable[Key], changed: Changed = None) -> None:
         """Note rows whose new state is read before the commit."""
-        self.level.unread.setdefault(rules, {}).update(dict.fromkeys(keys))
+        for key in keys:
+            self.level.read_later(rules, key, changed)
 
     def resolve(self) -> None:
         """Read what has been left for the commit."""
@@ -187,21 +209,23 @@ class Tracker:
             unread, level.unread = level.unread, {}
             for rules, keys in unread.items():
                 for values in read(on(self.session, rules), rules, keys):
-                    level.name(rules.own(values))
+                    # A key that is not found again is written otherwise in the database: then all of it counts.
+                    changed = keys.get(tuple(values[name] for name in rules.primary))
+                    level.name(rules.own(values, changed))
                     if rules.paths:
-                        level.leading.setdefault(rules, []).append(values)
+                        level.leading.setdefault(rules, []).append((values, changed))
             leading, level.leading = level.leading, {}
             for rules, rows in leading.items():
                 self._follow(level, rules, rows, lock=True)
 
-    def _follow(self, level: Level, rules: Rules, rows: list[Values], *, lock: bool) -> None:
+    def _follow(self, level: Level, rules: Rules, rows: list[tuple[Values, Changed]], *, lock: bool) -> None:
         """Name what is at the ends of paths. Without `lock` they are looked at again before the commit."""
         if not rules.paths or not rows:
             return
         for path in rules.paths:
-            found = ends(self.session, path, (tuple(map(row.get, path.local)) for row in rows), lock=lock)
-            for row in rows:
+            found = ends(self.session, path, (tuple(map(row.get, path.local)) for row, _ in rows), lock=lock)
+            for row, changed in rows:
                 for end in found.get(tuple(map(row.get, path.local)), ()):
-                    level.name(rules.beyond(path, row | end))
+                    level.name(rules.beyond(path, row | end, changed))
         if not lock:
             level.leading.setdefault(rules, []).extend(rows)

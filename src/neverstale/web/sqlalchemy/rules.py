@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import Column, Table, event, inspect
 from sqlalchemy.exc import NoInspectionAvailable
@@ -23,7 +23,16 @@ from neverstale.errors import UsageError
 
 from .templates import Name, Template, names_of, parse
 
-__all__ = ["Names", "Path", "Rules", "invalidates", "rules_of_class", "rules_of_table", "secondaries_of"]
+__all__ = [
+    "Changed",
+    "Names",
+    "Path",
+    "Rules",
+    "invalidates",
+    "rules_of_class",
+    "rules_of_table",
+    "secondaries_of",
+]
 
 S = TypeVar("S")
 
@@ -38,6 +47,22 @@ _known: weakref.WeakKeyDictionary[Mapper[Any], tuple[Rules, ...]] = weakref.Weak
 _secondaries: weakref.WeakKeyDictionary[
     Mapper[Any], tuple[tuple[RelationshipProperty[Any], tuple[Rules, ...]], ...]
 ] = weakref.WeakKeyDictionary()
+
+
+#: Columns that an UPDATE sets, by name; None where a row comes or goes, or where they are not known.
+Changed: TypeAlias = "frozenset[str] | None"
+
+
+class _Said(NamedTuple):
+    """One thing that is said of a model.
+
+    Attributes:
+        name: a template, or a function of the row.
+        only: columns; an UPDATE that sets none of them does not concern it.
+    """
+
+    name: Template | Callable[[Any], Any]
+    only: frozenset[str]
 
 
 class Names(NamedTuple):
@@ -111,8 +136,10 @@ class Rules:
         self.subject = subject
         self.whole: tuple[str, ...] = ()
         self.paths: tuple[Path, ...] = ()
-        self._tags: list[Template | Callable[[Any], Any]] = []
-        self._keys: list[Template | Callable[[Any], Any]] = []
+        #: Whether something is said of certain columns alone.
+        self.particular = False
+        self._tags: list[_Said] = []
+        self._keys: list[_Said] = []
         self._ready = False
         if isinstance(subject, Table):
             self.mapper = None
@@ -134,17 +161,24 @@ class Rules:
         """Of the class or table, for messages."""
         return self.subject.name if isinstance(self.subject, Table) else self.subject.__name__
 
-    def add(self, tags: Iterable[Name], keys: Iterable[Name], whole: str | None) -> None:
+    def add(
+        self, tags: Iterable[Name], keys: Iterable[Name], whole: str | None, columns: Iterable[str]
+    ) -> None:
         """Add what a model says.
 
         Raises:
             UsageError: a name is no template, or names a column that is not there.
         """
-        for given, kept in ((tags, self._tags), (keys, self._keys)):
+        for what, given in (("keys", keys), ("columns", columns)):
             if isinstance(given, str):
-                raise UsageError(f"keys is a list of strings, not one string: write [{given!r}]")
-            for name in given:
-                kept.append(self._checked(name))
+                raise UsageError(f"{what} is a list of strings, not one string: write [{given!r}]")
+        only = frozenset(columns)
+        for column in only:
+            if column not in self.available:
+                raise UsageError(f"columns: {self.name} has no column {column!r}")
+        self._tags += [_Said(self._checked(name), only) for name in tags]
+        self._keys += [_Said(self._checked(name), only) for name in keys]
+        self.particular = self.particular or bool(only)
         if whole is not None:
             self.whole = (*self.whole, check_tag(whole))
         self._ready = False
@@ -171,7 +205,7 @@ class Rules:
         if self._ready:
             return
         columns, paths = list(self.primary), dict[tuple[str, ...], Path]()
-        for name in (*self._tags, *self._keys):
+        for name, _ in (*self._tags, *self._keys):
             if not isinstance(name, Template):
                 columns += [key for key in self.available if not self._deferred(key)]
                 continue
@@ -188,24 +222,34 @@ class Rules:
     def _deferred(self, key: str) -> bool:
         return self.mapper is not None and bool(getattr(self.mapper.attrs[key], "deferred", False))
 
+    def concerned(self, changed: Changed) -> bool:
+        """Whether something that is said of certain columns alone is concerned by this change."""
+        return any(
+            only and (changed is None or not only.isdisjoint(changed))
+            for _, only in (*self._tags, *self._keys)
+        )
+
     @property
     def only_primary(self) -> bool:
         """Whether a row's primary key says it all."""
         return len(self.columns) == len(self.primary)
 
-    def own(self, values: Mapping[str, Any]) -> Names:
+    def own(self, values: Mapping[str, Any], changed: Changed = None) -> Names:
         """Return the names that the row itself says."""
-        return Names(*(tuple(self._render(kept, values, "")) for kept in (self._tags, self._keys)))
+        return Names(*(tuple(self._render(said, values, changed, "")) for said in (self._tags, self._keys)))
 
-    def beyond(self, path: Path, values: Mapping[str, Any]) -> Names:
+    def beyond(self, path: Path, values: Mapping[str, Any], changed: Changed = None) -> Names:
         """Return the names that the row says by way of `path`; `values` has what is at its end, too."""
-        return Names(*(tuple(self._render(kept, values, path.prefix)) for kept in (self._tags, self._keys)))
+        both = (self._tags, self._keys)
+        return Names(*(tuple(self._render(said, values, changed, path.prefix)) for said in both))
 
     @staticmethod
     def _render(
-        kept: Sequence[Template | Callable[[Any], Any]], values: Mapping[str, Any], prefix: str
+        all_said: Sequence[_Said], values: Mapping[str, Any], changed: Changed, prefix: str
     ) -> Iterable[str]:
-        for name in kept:
+        for name, only in all_said:
+            if only and changed is not None and only.isdisjoint(changed):
+                continue
             if isinstance(name, Template):
                 if ".".join(name.path) == prefix:
                     yield name.render(values)
@@ -226,23 +270,28 @@ class Rules:
         return kind in _PLAIN and type(value) is kind
 
 
-def invalidates(*tags: Name, keys: Iterable[Name] = (), whole: str | None = None) -> Callable[[S], S]:
+def invalidates(
+    *tags: Name, keys: Iterable[Name] = (), whole: str | None = None, columns: Iterable[str] = ()
+) -> Callable[[S], S]:
     """Say which tags and keys a row of a model belongs to. A decorator of mapped classes, to be called on tables.
 
-    What a committed transaction changes invalidates the names of the row as it was and as it has become.
+    What a committed transaction changes invalidates the names of the row as it was and as it has become. Said several
+    times, it adds up.
 
     Args:
         tags: names with columns in braces, or functions of the row that return one or several.
         keys: whole keys, their prefix in front: `api:GET:/api/products/{id}`.
         whole: a tag that *every* answer carries which shows any row of this model. It stands for all of them where a
             statement changes more rows than `follow_writes` has as its limit, or rows that cannot be known.
+        columns: these names matter only where a row comes or goes, or one of these columns is set: for answers that
+            show nothing else of it, such as a count by category.
 
     Raises:
         UsageError: a column or relationship is not there, or it is no mapped class or table.
     """
 
     def declare(subject: S) -> S:
-        _rules(subject).add(tags, keys, whole)
+        _rules(subject).add(tags, keys, whole, columns)
         _known.clear()
         _secondaries.clear()
         return subject

@@ -10,7 +10,7 @@ What cannot be known beforehand is what the tag for all rows (`whole`) is for; w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Delete, Insert, Result, Table, Update, select
@@ -21,7 +21,7 @@ from neverstale.errors import UsageError
 
 from .pending import Tracker
 from .rows import Key, Lock, among, locked
-from .rules import Rules, rules_of_class, rules_of_table
+from .rules import Changed, Rules, rules_of_class, rules_of_table
 
 __all__ = ["OPTION", "executing"]
 
@@ -123,9 +123,10 @@ def _change(
         if not many and len(keys) <= tracker.limit:
             state.statement = statement.where(among(primary, keys))
     for each in rules:
-        tracker.before(each, keys, lock)
-        if lock == "update" and not each.only_primary:
-            tracker.later(each, keys)
+        changed = _changed(statement, state.parameters, table, each)
+        tracker.before(each, keys, lock, changed)
+        if isinstance(statement, Update) and not each.only_primary:
+            tracker.later(each, keys, changed)
 
 
 def _by_where(state: ORMExecuteState, mapper: Mapper[Any] | None) -> bool:
@@ -133,17 +134,38 @@ def _by_where(state: ORMExecuteState, mapper: Mapper[Any] | None) -> bool:
     return mapper is None or not state.is_update or state.update_delete_options._dml_strategy != "bulk"
 
 
+def _given(statement: Update, parameters: Any) -> set[Any]:
+    """Return what an UPDATE sets: columns, or names of them."""
+    # SQLAlchemy 2.0 keeps the values of `ordered_values` apart.
+    given = {
+        *(statement._values or ()),
+        *(key for key, _ in getattr(statement, "_ordered_values", None) or ()),
+    }
+    for row in parameters if isinstance(parameters, list | tuple) else [parameters or {}]:
+        given.update(row)
+    return given
+
+
 def _sets(statement: Update, parameters: Any, columns: Sequence[Any]) -> bool:
     """Say whether an UPDATE sets one of these columns."""
     names = {column.key for column in columns}
-    # SQLAlchemy 2.0 keeps the values of `ordered_values` apart.
-    given: Any = [
-        *(statement._values or ()),
-        *(key for key, _ in getattr(statement, "_ordered_values", None) or ()),
-    ]
-    if isinstance(parameters, Mapping):
-        given += parameters
-    return any((name if isinstance(name, str) else name.key) in names for name in given)
+    return any(
+        (name if isinstance(name, str) else name.key) in names for name in _given(statement, parameters)
+    )
+
+
+def _changed(statement: Update | Delete, parameters: Any, table: Table, rules: Rules) -> Changed:
+    """Return the columns that a statement sets, as `rules` call them."""
+    if isinstance(statement, Delete) or not rules.particular:
+        return None
+    names = set[str]()
+    for given in _given(statement, parameters):
+        name = given if isinstance(given, str) else given.key
+        names.add(name)
+        column = table.columns.get(name)
+        if column is not None and rules.mapper is not None and column in rules.mapper.columns.values():
+            names.add(rules.mapper.get_property_by_column(column).key)
+    return frozenset(names)
 
 
 # --- INSERT --------------------------------------------------------------------------------------------------------
@@ -202,7 +224,8 @@ def _returning(
 
 def _inserted(tracker: Tracker, rules: Sequence[Rules], keys: list[Key]) -> None:
     for each in rules:
-        tracker.level.known.update((each, key) for key in keys)
+        for key in keys:
+            tracker.new(each, key)
         if each.only_primary and not each.paths:
             for key in keys:
                 tracker.after(each, dict(zip(each.primary, key, strict=True)))
