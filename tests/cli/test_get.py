@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from neverstale import Cache
+from neverstale.lifetime import Lifetime
+from neverstale.responses.stored import Stored, StoredSealer
 from neverstale.sessions import Sessions
 from neverstale.testing.servers import RedisServer
 from tests.cli.conftest import Command
@@ -120,6 +124,9 @@ class TestPrivate:
         cache.set("session:note", "umbrella")
         assert "umbrella" not in command("get", "session:note").out
         assert "umbrella" in command("get", "session:note", "--show-data").out
+        cache.set_json("session:list", ["umbrella"])
+        assert "umbrella" not in command("get", "session:list").out
+        assert "umbrella" in command("get", "session:list", "--show-data").out
 
     def test_encrypted(self, command: Command, cache: Cache) -> None:
         """What is encrypted cannot be shown."""
@@ -128,6 +135,34 @@ class TestPrivate:
         session = sessions.create({"cart": "umbrella"}).session
         found = command("get", f"session:{session.digest}", "--show-data").json
         assert (found["codec"], found["value"], found["hidden"]) == ("encrypted", None, "it is encrypted")
+
+
+class TestAnswer:
+    def store(self, cache: Cache, **more: Any) -> None:
+        sealer = StoredSealer(compress_above=4096, max_value_bytes=1_000_000)
+        born = time.time_ns() // 1_000_000 - 5000
+        headers = ((b"content-type", b"application/json"),)
+        answer = Stored(ident="x", flags=0, headers=headers, body=b'{"price": 1999}', born_ms=born, **more)
+        found = cache._find("api:GET:/a", sealer)
+        cache._load("api:GET:/a", lambda: answer, Lifetime(60_000), (), sealer, found)
+
+    def test_shown(self, command: Command, cache: Cache) -> None:
+        """An answer over HTTP is shown with status, headers and body, and its age is known."""
+        self.store(cache)
+        found = command("get", "api:GET:/a").json
+        assert (found["codec"], found["value"]["status"], found["value"]["body"]) == (
+            "response",
+            200,
+            {"price": 1999},
+        )
+        assert found["value"]["headers"] == [["content-type", "application/json"]]
+        assert found["age_ms"] >= 5000
+
+    def test_of_one_user(self, command: Command, cache: Cache) -> None:
+        """An answer to one user is not shown to others."""
+        self.store(cache, owner=b"somebody")
+        assert "1999" not in command("get", "api:GET:/a").out
+        assert "1999" in command("get", "api:GET:/a", "--show-data").out
 
 
 class TestShown:
