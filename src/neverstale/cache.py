@@ -375,7 +375,7 @@ class Cache(BaseCache):
         Raises:
             RedisUnavailable: Redis did not answer.
         """
-        return self._driver.run(totals(self._shared.reporter.keys), self._shared.reporter.counters)
+        return self._told(totals(self._shared.reporter.keys))
 
     def series(self, seconds: float = 600) -> list[Span]:
         """Return the same in steps of 10 s, the oldest first.
@@ -386,7 +386,7 @@ class Cache(BaseCache):
         Raises:
             RedisUnavailable: Redis did not answer.
         """
-        return self._driver.run(series(self._shared.reporter.keys, seconds), self._shared.reporter.counters)
+        return self._told(series(self._shared.reporter.keys, seconds))
 
     def hottest(self, most: int = 20, seconds: float = 60) -> list[HotKey]:
         """Return the keys that are asked for most in all processes that are `reporting()`, the hottest first.
@@ -400,8 +400,7 @@ class Cache(BaseCache):
         Raises:
             RedisUnavailable: Redis did not answer.
         """
-        flow = hot_keys(self._shared.reporter.keys, most, seconds)
-        return self._driver.run(flow, self._shared.reporter.counters)
+        return self._told(hot_keys(self._shared.reporter.keys, most, seconds))
 
     def hottest_tags(self, most: int = 20, seconds: float = 60) -> list[HotTag]:
         """Return the tags whose entries are asked for most; as `hottest`.
@@ -409,12 +408,11 @@ class Cache(BaseCache):
         Raises:
             RedisUnavailable: Redis did not answer.
         """
-        flow = hot_tags(self._shared.reporter.keys, most, seconds)
-        return self._driver.run(flow, self._shared.reporter.counters)
+        return self._told(hot_tags(self._shared.reporter.keys, most, seconds))
 
     def nodes(self) -> list[NodeStats]:
         """Return how each node of Redis is now, replicas of a cluster among them; never raises because of Redis."""
-        return nodes(self._connections)
+        return nodes(self._connections, patient=True)
 
     def close(self) -> None:
         """Wait for refreshes that are running, and let go of the connections. All views close together."""
@@ -431,6 +429,10 @@ class Cache(BaseCache):
         self.close()
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _told(self, flow: c.Flow[T]) -> T:
+        """Ask what all processes have counted: for people, who wait longer than a read does."""
+        return self._driver.run(flow, self._shared.reporter.counters, patient=True)
 
     def _look(self, entry: str, tags: tuple[str, ...], early: float = 0.0) -> Seen:
         tags, names = self._names(entry, tags)

@@ -397,7 +397,7 @@ class AsyncCache(BaseCache):
         Raises:
             RedisUnavailable: Redis did not answer.
         """
-        return await self._driver.run(totals(self._shared.reporter.keys), self._shared.reporter.counters)
+        return await self._told(totals(self._shared.reporter.keys))
 
     async def series(self, seconds: float = 600) -> list[Span]:
         """Return the same in steps of 10 s, the oldest first.
@@ -408,9 +408,7 @@ class AsyncCache(BaseCache):
         Raises:
             RedisUnavailable: Redis did not answer.
         """
-        return await self._driver.run(
-            series(self._shared.reporter.keys, seconds), self._shared.reporter.counters
-        )
+        return await self._told(series(self._shared.reporter.keys, seconds))
 
     async def hottest(self, most: int = 20, seconds: float = 60) -> list[HotKey]:
         """Return the keys that are asked for most in all processes that are `reporting()`, the hottest first.
@@ -424,8 +422,7 @@ class AsyncCache(BaseCache):
         Raises:
             RedisUnavailable: Redis did not answer.
         """
-        flow = hot_keys(self._shared.reporter.keys, most, seconds)
-        return await self._driver.run(flow, self._shared.reporter.counters)
+        return await self._told(hot_keys(self._shared.reporter.keys, most, seconds))
 
     async def hottest_tags(self, most: int = 20, seconds: float = 60) -> list[HotTag]:
         """Return the tags whose entries are asked for most; as `hottest`.
@@ -433,12 +430,11 @@ class AsyncCache(BaseCache):
         Raises:
             RedisUnavailable: Redis did not answer.
         """
-        flow = hot_tags(self._shared.reporter.keys, most, seconds)
-        return await self._driver.run(flow, self._shared.reporter.counters)
+        return await self._told(hot_tags(self._shared.reporter.keys, most, seconds))
 
     async def nodes(self) -> list[NodeStats]:
         """Return how each node of Redis is now, replicas of a cluster among them; never raises because of Redis."""
-        return await nodes_async(self._connections)
+        return await nodes_async(self._connections, patient=True)
 
     async def close(self) -> None:
         """Wait for refreshes that are running, and let go of the connections. All views close together."""
@@ -455,6 +451,10 @@ class AsyncCache(BaseCache):
         await self.close()
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    async def _told(self, flow: c.Flow[T]) -> T:
+        """Ask what all processes have counted: for people, who wait longer than a read does."""
+        return await self._driver.run(flow, self._shared.reporter.counters, patient=True)
 
     async def _look(self, entry: str, tags: tuple[str, ...], early: float = 0.0) -> Seen:
         tags, names = self._names(entry, tags)

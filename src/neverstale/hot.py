@@ -2,8 +2,8 @@
 
 About one read of 64 is looked at; a read pays for the counting down to it. In the process a table keeps what the
 sample names most often, by Misra and Gries ("Finding repeated elements", 1982): with room for n names none is missed
-that is more than one in n + 1 of what was added, whatever else comes. A reporter takes the most frequent out of it, once
-a second, for the table that all processes have together in Redis.
+that is more than one in n + 1 of what was added, whatever else comes. A reporter takes the most frequent out of it,
+once a second, for the table that all processes have together in Redis.
 
 Keys of sessions are never looked at: who knows one knows when its owner comes and goes.
 

@@ -176,7 +176,7 @@ async def test_who_looks_together_asks_once(
 
 async def test_redis_away(opened: Open, cache: AsyncCache, redis_server: RedisServer) -> None:
     """The page says so, with what is known, and is no error itself."""
-    async with AsyncCache.from_url(redis_server.url, namespace="shop", timeout=0.05) as hasty:
+    async with AsyncCache.from_url(redis_server.url, timeout=0.05, patient_timeout=0.1) as hasty:
         transport = httpx.ASGITransport(Dashboard(hasty), client=("127.0.0.1", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             with frozen(redis_server):
@@ -218,6 +218,15 @@ async def test_invalidations_are_shown(opened: Open, cache: AsyncCache, redis_se
         ("key", "api:k"): "by hand",
         ("key", "session:…"): "",
     }
+
+
+async def test_invalidations_before_the_first_look(cache: AsyncCache, redis_server: RedisServer) -> None:
+    """An application that listens from its start has them for who comes later."""
+    dashboard = Dashboard(cache)
+    async with dashboard.listening(), AsyncCache.from_url(redis_server.url, namespace="shop") as other:
+        await other.invalidate_tag("products")
+        await until(lambda: dashboard._feed._kept)
+    assert [each["names"] for each in dashboard._feed._kept.values()] == [["products"]]
 
 
 async def test_looking_up(opened: Open, cache: AsyncCache) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -124,10 +125,12 @@ class Dashboard:
         token: at least 16 characters; best from the environment.
 
     Raises:
-        UsageError: the token is too short.
+        UsageError: the token is too short, or the cache is none for asyncio.
     """
 
     def __init__(self, cache: AsyncCache, token: str | None = None) -> None:
+        if not isinstance(cache, AsyncCache):
+            raise UsageError(f"the dashboard is of an AsyncCache, not of a {type(cache).__name__}")
         self._cache = cache
         self._guard = Guard(token)
         self._feed = Feed(cache)
@@ -138,6 +141,15 @@ class Dashboard:
 
     def __repr__(self) -> str:
         return f"<Dashboard of {self._cache!r}{', with a token' if self._guard.has_token else ''}>"
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncGenerator[None, None]:
+        """Hear the invalidations of all processes while the block runs, so that who opens the page finds the latest.
+
+        Without this they are heard from the first look on.
+        """
+        async with self._feed.listening():
+            yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -221,12 +233,7 @@ class Dashboard:
             "asked_above": acting.ASKED_ABOVE,
             "events": self._feed.latest(),
         }
-        try:
-            figures = await self._figures(seconds)
-        except RedisUnavailable as error:
-            nodes = [node.as_dict() for node in await self._cache.nodes()]
-            return _json(200, {**shown, "error": str(error), "nodes": nodes})
-        return _json(200, {**shown, **figures})
+        return _json(200, {**shown, **await self._figures(seconds)})
 
     async def _figures(self, seconds: int) -> dict[str, Any]:
         """Ask Redis, or share what another has asked a moment ago."""
@@ -240,18 +247,24 @@ class Dashboard:
 
     async def _ask(self, seconds: int) -> dict[str, Any]:
         cache = self._cache
-        totals, spans, keys, tags, nodes = await asyncio.gather(
-            cache.totals(),
-            cache.series(seconds),
-            cache.hottest(_HOTTEST),
-            cache.hottest_tags(_HOTTEST),
-            cache.nodes(),
-        )
-        return overview(totals, spans, keys, tags, nodes)
+        # The nodes are asked beside the figures: where these cannot be had, they say why.
+        nodes = asyncio.create_task(cache.nodes())
+        try:
+            figures = await asyncio.gather(
+                cache.totals(),
+                cache.series(seconds),
+                cache.hottest(_HOTTEST),
+                cache.hottest_tags(_HOTTEST),
+            )
+        except RedisUnavailable as error:
+            return {"error": str(error), "nodes": [node.as_dict() for node in await nodes]}
+        return overview(*figures, await nodes)
 
     async def _look(self, request: _Request) -> _Answer:
         key = request.query.get("key", [""])[0]
-        found = await self._cache._driver.run(acting.looked_up(self._cache, key), self._counters)
+        found = await self._cache._driver.run(
+            acting.looked_up(self._cache, key), self._counters, patient=True
+        )
         return _json(200, found)
 
     # --- acting ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from neverstale.cache_async import AsyncCache
@@ -42,6 +44,7 @@ class Feed:
         self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
         self._looked = 0.0
+        self._listening = False
         cache.events.subscribe(self.add, InvalidationEvent)
 
     def add(self, event: InvalidationEvent) -> None:
@@ -56,16 +59,29 @@ class Feed:
     def latest(self) -> list[dict[str, Any]]:
         """Return what is kept, the newest first, and go on listening for a while."""
         self._looked = time.monotonic()
-        if self._task is None or self._task.done() or self._task.get_loop() is not asyncio.get_running_loop():
-            self._task = asyncio.get_running_loop().create_task(self._listen())
+        loop = asyncio.get_running_loop()
+        if not self._listening and (
+            self._task is None or self._task.done() or self._task.get_loop() is not loop
+        ):
+            self._task = loop.create_task(self._listen())
         return list(reversed(self._kept.values()))
 
-    async def _listen(self) -> None:
+    @asynccontextmanager
+    async def listening(self) -> AsyncGenerator[None, None]:
+        """Listen to all processes while the block runs."""
         # Events of our own: whoever subscribed to those of the cache has asked for what it hears, not for what we do.
         events = Events()
         events.subscribe(self.add, InvalidationEvent)
         announcer = Announcer(events, self._cache._shared.announcer.channel)
         async with listening_async(self._cache._connections, announcer):
+            self._listening = True
+            try:
+                yield
+            finally:
+                self._listening = False
+
+    async def _listen(self) -> None:
+        async with self.listening():
             # For a time, not for an event.
             while (left := self._looked + _LINGER - time.monotonic()) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(left)

@@ -15,7 +15,7 @@ __all__ = ["overview"]
 #: Processes report once a second: so much of what belongs to the last moments is on average not there yet, in seconds.
 _LAG: Final = 0.5
 #: The shortest part of a step that is shown: of less, one late report would be a notch in the chart.
-_SHORTEST: Final = 3.0
+_SHORTEST: Final = 5.0
 #: Figures "now" are of the last minute, in steps; of the hit rate and the requests, of the last two steps.
 _MINUTE: Final = 6
 

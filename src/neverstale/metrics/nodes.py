@@ -1,6 +1,6 @@
 """How the nodes of Redis are: what INFO says that an operator wants to see, one node at a time.
 
-Each is asked for itself, with the short time limit of reads: one that does not answer says so, and holds nobody up.
+Each is asked for itself: one that does not answer says so, and the others are shown all the same.
 """
 
 from __future__ import annotations
@@ -64,15 +64,20 @@ class NodeStats:
         return asdict(self)
 
 
-def nodes(connections: Connections) -> list[NodeStats]:
-    """Ask every node, of a cluster its replicas, too; never raises because of Redis."""
+def nodes(connections: Connections, *, patient: bool = False) -> list[NodeStats]:
+    """Ask every node, of a cluster its replicas, too; never raises because of Redis.
+
+    Args:
+        connections: where Redis is.
+        patient: with the long time limit instead of that of reads.
+    """
     found = []
     try:
-        fast = connections.fast
-        for name, client in _named(connections.settings, fast):
+        client = connections.patient if patient else connections.fast
+        for name, node in _named(connections.settings, client):
             began = time.perf_counter()
             try:
-                found.append(_stats(name, client.info("everything"), time.perf_counter() - began))
+                found.append(_stats(name, node.info("everything"), time.perf_counter() - began))
             except REDIS_ERRORS as problem:
                 found.append(NodeStats(name, str(unavailable(problem))))
     except REDIS_ERRORS as problem:
@@ -80,7 +85,7 @@ def nodes(connections: Connections) -> list[NodeStats]:
     return found
 
 
-async def nodes_async(connections: AsyncConnections) -> list[NodeStats]:
+async def nodes_async(connections: AsyncConnections, *, patient: bool = False) -> list[NodeStats]:
     """Ask every node, all at once; the same as `nodes`."""
 
     async def ask(name: str, client: Any) -> NodeStats:
@@ -91,10 +96,10 @@ async def nodes_async(connections: AsyncConnections) -> list[NodeStats]:
             return NodeStats(name, str(unavailable(problem)))
 
     try:
-        fast = connections.fast
-        if isinstance(fast, AsyncBoundedCluster):
-            await fast.initialize()
-        return list(await asyncio.gather(*(ask(*each) for each in _named(connections.settings, fast))))
+        known = connections.patient if patient else connections.fast
+        if isinstance(known, AsyncBoundedCluster):
+            await known.initialize()
+        return list(await asyncio.gather(*(ask(*each) for each in _named(connections.settings, known))))
     except REDIS_ERRORS as problem:
         return [NodeStats(_name(connections.settings), str(unavailable(problem)))]
 

@@ -170,7 +170,9 @@ function drawHot(which, items, press) {
 }
 
 function drawNodes(nodes) {
-  keyed($("nodes"), nodes, each => each.node, () => element("li", {}), (child, each) => {
+  const rank = each => each.error ? 0 : each.role === "primary" ? 1 : 2; // what is wrong comes first
+  const sorted = [...nodes].sort((a, b) => rank(a) - rank(b));
+  keyed($("nodes"), sorted, each => each.node, () => element("li", {}), (child, each) => {
     const badge = each.error ? element("span", { class: "badge down" }, "down") : element("span", { class: "badge" }, each.role);
     const head = element("h3", {}, element("span", {}, each.node), badge);
     if (each.error) {
@@ -194,7 +196,8 @@ function draw(data) {
   const space = [data.namespace, `v${data.version}`].filter(Boolean).join(" · ");
   $("space").textContent = space;
   document.title = data.namespace ? `${data.namespace} · Cache` : "Cache";
-  $("redis-at").textContent = data.redis;
+  // The URL of a cluster names any of its nodes; which there are stands below.
+  $("redis-at").textContent = data.mode === "cluster" ? `a cluster of ${data.nodes.length} nodes` : data.redis;
   Object.assign(state, { acts: data.acts, forgery: data.forgery_token, askedAbove: data.asked_above });
   $("act").hidden = !data.acts;
   $("logout").hidden = !data.acts;
