@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from starlette.types import Scope
 from neverstale import AsyncCache
 from neverstale.web.asgi import ResponseCacheMiddleware
 
-from . import accounts
+from . import accounts, operating
 from .api import accounts as api_accounts
 from .api import catalog as api_catalog
 from .api import health as api_health
@@ -68,11 +68,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         db = Database(chosen.database_url)
         catalog = await CachedCatalog.open(db, chosen)
         sessions = ShopSessions(db, catalog.cache)
-        shop = app.state.shop = Shop(chosen, db, catalog, sessions)
+        dashboard = operating.dashboard_of(chosen, catalog.cache)
+        shop = app.state.shop = Shop(chosen, db, catalog, sessions, dashboard)
         if chosen.admin_password and await accounts.apply_admin_password(shop, chosen.admin_password):
             log.warning("the administrator's password was set from SHOP_ADMIN_PASSWORD")
         try:
-            yield
+            async with catalog.cache.reporting() if catalog.cache else nullcontext():
+                yield
         finally:
             await sessions.close()
             await catalog.close()
@@ -96,7 +98,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         admin.router,
         api_reports.router,
         api_health.router,
+        operating.router,
     ):
         app.include_router(router)
+    app.mount("/cache", operating.cache_page)
     app.mount("/static", KeptFiles(directory=Path(__file__).parent / "static"))
     return app

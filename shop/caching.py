@@ -325,7 +325,11 @@ def _options(settings: Settings, namespace: str) -> Options:
     """Return the cache's own settings: the shop's, and what the operator says in other `NEVERSTALE_` variables."""
     environ = {**os.environ, "REDIS_URL": settings.redis_url}
     return Options.from_env(
-        environ, namespace=namespace, version=VERSION, ttl=TTL, compress_above=COMPRESS_ABOVE
+        environ,
+        namespace=namespace,
+        version=settings.version or VERSION,
+        ttl=TTL,
+        compress_above=COMPRESS_ABOVE,
     )
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import socket
+import tempfile
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ app = typer.Typer(
 )
 out = Console()
 err = Console(stderr=True)
+# prometheus_client's: files that its multi-process mode adds up.
+_PLACE = "PROMETHEUS_MULTIPROC_DIR"
 _DATABASE_ERRORS: tuple[type[Exception], ...] = (DBAPIError, *UNREACHABLE)
 
 
@@ -126,6 +129,11 @@ def serve(
     place = f"http://{host}:{listening.getsockname()[1]}"
     cache = "with the cache" if settings.cache_enabled else "without a cache"
     out.print(f"Wayside is open at {place} ({cache}); Ctrl-C closes it.", highlight=False, soft_wrap=True)
+    with _figures_of_workers(workers):
+        _serve(listening, workers)
+
+
+def _serve(listening: socket.socket, workers: int) -> None:
     config = uvicorn.Config(
         "shop.app:create_app",
         factory=True,
@@ -148,6 +156,20 @@ def serve(
                 raise typer.Exit(1)
     except KeyboardInterrupt:
         pass
+
+
+@contextmanager
+def _figures_of_workers(workers: int) -> Iterator[None]:
+    """Give several workers a place to put their figures together for /metrics, unless the operator has."""
+    if workers == 1 or os.environ.get(_PLACE):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="shop-metrics-") as place:
+        os.environ[_PLACE] = place
+        try:
+            yield
+        finally:
+            del os.environ[_PLACE]
 
 
 async def _check(settings: Settings) -> None:

@@ -22,8 +22,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from .models import Base, Fact
+from .statements import Statements
 
-__all__ = ["UNREACHABLE", "Database", "database_url", "explain", "is_unreachable"]
+__all__ = ["POOL_SIZE", "UNREACHABLE", "Database", "database_url", "explain", "is_unreachable"]
+
+POOL_SIZE = 10
 
 # What drivers raise when there is no database to talk to: asyncpg lets the socket's own errors through.
 UNREACHABLE: tuple[type[Exception], ...] = (OperationalError, InterfaceError, PoolTimeout, OSError)
@@ -69,10 +72,11 @@ class Database:
 
     Arguments:
         url: as in `DATABASE_URL`.
-        pool_size: connections kept. Ten are more than two cores can keep busy.
+        pool_size: connections kept, and never more: so many statements may a process have running. Ten are more
+            than two cores can keep busy.
     """
 
-    def __init__(self, url: str, pool_size: int = 10) -> None:
+    def __init__(self, url: str, pool_size: int = POOL_SIZE) -> None:
         self.url = database_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 10}
@@ -85,6 +89,7 @@ class Database:
                 "connect_args": {"timeout": 5, "server_settings": {"jit": "off", "timezone": "UTC"}},
             }
         self.engine: AsyncEngine = create_async_engine(self.url, **options)
+        self.statements = Statements(self.engine.sync_engine)
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", _set_pragmas)
             event.listen(self.engine.sync_engine, "begin", _begin)

@@ -30,10 +30,17 @@ class Settings:
     cache_enabled: bool = True
     admin_password: str | None = field(default=None, repr=False)
     namespace: str | None = None
+    version: int | None = None
+    cache_token: str | None = field(default=None, repr=False)
+    metrics_token: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read `DATABASE_URL`, `REDIS_URL`, `CACHE_ENABLED`, `SHOP_ADMIN_PASSWORD`, `NEVERSTALE_NAMESPACE`.
+        """Read the variables, each of which may be missing.
+
+        `DATABASE_URL`, `REDIS_URL`, `CACHE_ENABLED`; `SHOP_ADMIN_PASSWORD`; `NEVERSTALE_NAMESPACE` and
+        `NEVERSTALE_VERSION` instead of the database's and the code's own; `SHOP_CACHE_TOKEN` and
+        `SHOP_METRICS_TOKEN` (operating.py says what they open).
 
         An empty variable counts as one that is not set. Raises `SettingsError` for a value that is not allowed.
         """
@@ -43,6 +50,9 @@ class Settings:
             cache_enabled=_flag("CACHE_ENABLED", environ.get("CACHE_ENABLED") or "1"),
             admin_password=_password(environ.get("SHOP_ADMIN_PASSWORD") or None),
             namespace=environ.get("NEVERSTALE_NAMESPACE") or None,
+            version=_number("NEVERSTALE_VERSION", environ.get("NEVERSTALE_VERSION") or None),
+            cache_token=_token("SHOP_CACHE_TOKEN", environ.get("SHOP_CACHE_TOKEN") or None),
+            metrics_token=_token("SHOP_METRICS_TOKEN", environ.get("SHOP_METRICS_TOKEN") or None),
         )
 
 
@@ -53,6 +63,19 @@ def _flag(name: str, value: str) -> bool:
     if word in _NO:
         return False
     raise SettingsError(f"{name} is {value!r}; allowed are 1, true, yes, on and 0, false, no, off")
+
+
+def _number(name: str, value: str | None) -> int | None:
+    if value is not None and not (value.isdecimal() and 1 <= int(value) <= 999_999):
+        raise SettingsError(f"{name} is {value!r}; allowed are 1 to 999999")
+    return None if value is None else int(value)
+
+
+def _token(name: str, value: str | None) -> str | None:
+    # The dashboard's own bound: what cannot be guessed.
+    if value is not None and len(value) < 16:
+        raise SettingsError(f"{name} has {len(value)} characters; allowed are 16 or more")
+    return value
 
 
 def _password(value: str | None) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from neverstale.dashboard import Dashboard
+
 from .caching import CachedCatalog
 from .db import Database
 from .sessions import ShopSessions
@@ -20,3 +22,4 @@ class Shop:
     db: Database
     catalog: CachedCatalog
     sessions: ShopSessions
+    dashboard: Dashboard | None = None

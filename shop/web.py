@@ -211,11 +211,9 @@ class Measured:
             if message["type"] == "http.response.start":
                 taken = f"app;dur={(perf_counter() - began) * 1000:.2f}"
                 headers = message["headers"]
-                headers += (
-                    (b"server-timing", taken.encode()),
-                    (b"shop-cache", _where(mine, headers)),
-                    *_HEADERS,
-                )
+                headers += ((b"server-timing", taken.encode()), (b"shop-cache", _where(mine, headers)))
+                if not scope["path"].startswith("/cache/"):  # the cache's dashboard brings stricter ones
+                    headers += _HEADERS
                 if mine.not_invalidated:
                     headers.append((b"warning", _NOT_INVALIDATED))
             elif bodiless:
