@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 
 import pytest
 
@@ -22,6 +23,7 @@ from neverstale.testing.servers import (
     binaries,
 )
 from neverstale.testing.watch import TTLWatch
+from tests.sim.totals import FromWorkers, explored
 
 KINDS = ("redis", "valkey", "redis-cluster", "valkey-cluster")
 FIXTURES = ("redis_server", "valkey_server", "redis_cluster", "valkey_cluster")
@@ -116,13 +118,26 @@ def _every_key_has_a_ttl(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.fail("in Redis, without a TTL:\n" + "\n".join(findings), pytrace=False)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.has_plugin("xdist") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FromWorkers())
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    total = explored()
+    if total.schedules:
+        terminalreporter.write_line(
+            f"explored {total.schedules:,} schedules ({total.states:,} states, {total.steps:,} steps): "
+            "no read was given what had been invalidated before it began"
+        )
     if IN_CI and terminalreporter.stats.get("skipped"):
         terminalreporter.write_line("CI may skip nothing: see above", red=True)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["explored"] = astuple(explored())
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if IN_CI and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import uuid
@@ -292,7 +293,7 @@ def test_a_key_is_readable() -> None:
         (int, "type(builtins.int)"),
         (msgspec.UNSET, "UNSET"),
     ],
-    ids=repr,
+    ids=lambda each: re.sub(r" at 0x[0-9a-f]+", "", repr(each)),
 )
 def test_how_values_are_written(value: Any, text: str) -> None:
     """Stored keys are found by later releases: this is how each kind of value is written."""

@@ -18,9 +18,8 @@ from neverstale.drive.sim import Actor, Found, Process, Violation, explore, wand
 from neverstale.drive.wire import SingleWire
 from neverstale.flight import Flight, Flights
 from neverstale.testing.servers import RedisServer, binaries
-
-from .totals import TOTAL
-from .world import ENTRY, KEYS, TAG, World, clock, evictor, reader, scenario, setter, writer
+from tests.sim.totals import TOTAL
+from tests.sim.world import ENTRY, KEYS, TAG, World, clock, evictor, reader, scenario, setter, writer
 
 Cast = Callable[[World], Sequence[Actor]]
 MEMBERS, STAMP = KEYS.members(TAG), KEYS.stamp(TAG)

@@ -15,8 +15,7 @@ from neverstale.core.store import store
 from neverstale.drive.sim import Actor, Process, Violation, explore
 from neverstale.drive.wire import SingleWire
 from neverstale.sessions import kept
-
-from .session_world import (
+from tests.sim.session_world import (
     KEYS,
     OLD,
     TAG,
@@ -31,7 +30,7 @@ from .session_world import (
     scenario,
     updater,
 )
-from .test_exploration import said, script, wire
+from tests.sim.test_exploration import said, script, wire
 
 __all__ = ["wire"]
 
