@@ -415,6 +415,7 @@ class ResponseCacheMiddleware:
 
         async def load() -> Answer:
             began = _now_ms()
+            personal = call.request.session or call.request.authorized
             keep: Keep | None = None
 
             def verdict(status: int, headers: list[tuple[bytes, bytes]]) -> Verdict:
@@ -441,7 +442,6 @@ class ResponseCacheMiddleware:
                 if found.seen is not None and found.seen.entry is not None:
                     names += tuple(tag for tag, _ in found.seen.entry.stamps)
             if not whole or keep is None or not _are_tags(names, key):
-                personal = call.request.session or call.request.authorized
                 self._note_unkept(key, personal)
                 # What a user is told for themselves says nothing of what all the others may still be told.
                 return Answer(None, keep=False, forget=not personal and run.status not in FAILURES)
@@ -464,6 +464,8 @@ class ResponseCacheMiddleware:
 
     def _judge(self, status: int, headers: Headers, call: Call, began: int) -> Keep | None:
         now = _now_ms()
+        # By whatever cookie, or without one as yet.
+        call.request.session |= _looked_at_session(call.scope)
         if call.options is None:
             return by_headers(status, headers, call.request, self._policy, began, now)
         if (call.request.session or call.request.authorized) and not call.owner and not call.options.public:
@@ -526,6 +528,17 @@ class ResponseCacheMiddleware:
             await send(message)
 
         await self.app(scope, receive, sending)
+
+
+def _looked_at_session(scope: Scope) -> bool:
+    """Return whether the handler has looked at `request.session` or `request.state.session`, where these say so.
+
+    Those of Neverstale and of Starlette do. An answer that depends on a session says that in its headers only further
+    out, if the middleware of sessions is further out than this one.
+    """
+    state = scope.get("state")
+    handle = state.get("session") if isinstance(state, Mapping) else None
+    return any(getattr(each, "accessed", False) is True for each in (scope.get("session"), handle))
 
 
 def _now_ms() -> int:

@@ -74,6 +74,11 @@ class SessionHandle(Generic[D]):
         return f"<SessionHandle of {self._session!r}>"
 
     @property
+    def accessed(self) -> bool:
+        """Whether this request has looked at its session, or changed it."""
+        return self._accessed or (self._fields is not None and self._fields.accessed)
+
+    @property
     def session(self) -> Session[D] | None:
         """The session as it was when it was read or changed by this request; None if there is none."""
         self._accessed = True
@@ -335,7 +340,7 @@ class SessionMiddleware:
             headers.append(self._cookie.given(handle._issued))
         elif handle._destroyed:
             headers.append(self._cookie.taken())
-        if handle._accessed or (handle._fields is not None and handle._fields.accessed):
+        if handle.accessed:
             _mark_private(headers, sets_cookie=handle._issued is not None or handle._destroyed)
 
 
