@@ -274,6 +274,22 @@ async def test_a_row_that_another_transaction_has_moved_is_named_as_it_was(world
 
 
 @only("async-postgres")
+async def test_a_row_that_is_being_moved_is_named_as_it_is_then(world: AsyncWorld) -> None:
+    """The flush waits for the other transaction before it looks at the old row, not only with its UPDATE."""
+    async with world.maker() as mover, world.maker() as session:
+        (await session.get_one(Product, 1)).price = 1
+        (await mover.get_one(Product, 1)).category_id = 4
+        await mover.flush()
+        committing = asyncio.create_task(session.commit())
+        await _waiting(world)
+        await mover.commit()
+        await committing
+    assert OF_ONE - {"category:2", "api:products"} | {"category:4"} in [
+        set(event.names) for event in world.told
+    ]
+
+
+@only("async-postgres")
 async def test_a_product_that_is_being_moved_is_waited_for(world: AsyncWorld) -> None:
     """A review is committed under the category that its product has by then, not the one that it had."""
     async with world.maker() as mover, world.maker() as reviewer:
