@@ -166,14 +166,16 @@ def test_root_path() -> None:
 
 
 def test_origin() -> None:
-    """A host cannot name itself into another's key."""
+    """A host cannot name itself into another's key; the usual port makes no other host."""
     assert answer_key("http://a.example/b") != answer_key("http://a.example/b?")[:-1] + "c"
     odd = {
         answer_key(url)
-        for url in ("http://a/b", "https://a/b", "http://a:80/b", "http://b/a/b", "/b", "http://a/b/")
+        for url in ("http://a/b", "https://a/b", "http://a:81/b", "http://b/a/b", "/b", "http://a/b/")
     }
     assert len(odd) == 6
-    assert answer_key("http://SHOP.example/b") == answer_key("http://shop.example/b")
+    assert answer_key("http://SHOP.example/b") == answer_key("http://shop.example:80/b")
+    assert answer_key("https://shop.example/b") == answer_key("https://shop.example:443/b")
+    assert answer_key("https://shop.example/b") != answer_key("https://shop.example:80/b")
 
 
 def test_ignored() -> None:
@@ -184,11 +186,26 @@ def test_ignored() -> None:
     assert answer_key("/p?utm_x=1", ignore=ignore) == "GET:/p"
 
 
+def test_only() -> None:
+    """Where the parameters that count are named, the others are left out."""
+    query = ["page", "by_*"]
+    assert answer_key("/p?%70age=2&utm_x=1&by_name=3&pages=4", query=query) == "GET:/p?by_name=3&page=2"
+    assert answer_key("/p?utm_x=1", query=query) == answer_key("/p?a=b", query=()) == "GET:/p"
+
+
 @pytest.mark.parametrize("wrong", ["utm_*", ["a*b"], [""], [3]])
 def test_wrong_ignored(wrong: object) -> None:
     """Patterns that would not do what they say are refused."""
     with pytest.raises(UsageError):
         Ignored.of(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        Ignored.of((), wrong)  # type: ignore[arg-type]
+
+
+def test_ignored_and_only() -> None:
+    """Either what counts is named, or what does not."""
+    with pytest.raises(UsageError, match="nothing left to ignore"):
+        Ignored.of(["a"], ["b"])
 
 
 @given(queries())

@@ -142,7 +142,13 @@ def age_of(headers: Headers) -> int:
 
 
 def cookie_names(lines: Iterable[bytes]) -> set[bytes]:
-    """Return the names of the cookies that a request carries."""
+    """Return the names of the cookies that a request carries.
+
+    Frameworks strip around them whatever text calls space (U+00A0 also), so this does.
+    """
     return {
-        name for line in lines for pair in line.split(b";") if (name := pair.partition(b"=")[0].strip(b" \t"))
+        name.encode("latin-1")
+        for line in lines
+        for pair in line.decode("latin-1").split(";")
+        if (name := pair.partition("=")[0].strip())
     }

@@ -7,7 +7,7 @@
 - The order of parameters of different names. Those of one name keep theirs: `a=1&a=2` is not `a=2&a=1`.
 - In the query: `+` is `%20`; `a` is `a=`; an empty parameter (`a=1&&b=2`) is none; an empty query is no query. So do
   all ASGI frameworks read it.
-- HEAD is GET. Parameters that were named to be ignored are left out.
+- HEAD is GET. Parameters that were named to be ignored, or were not named where all that count are, are left out.
 
 Bytes that are no UTF-8 stay what they are. Nothing that is encoded in a key needs to be escaped in a pattern.
 """
@@ -23,12 +23,13 @@ from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
 
 from neverstale.errors import UsageError
 
-__all__ = ["Ignored", "answer_key", "origin_of", "request_key", "variant_key"]
+__all__ = ["Ignored", "answer_key", "origin_of", "request_key", "variant_key", "without"]
 
 #: Left as they are: unreserved characters, and those that are easier to read so. No `%`, `#`, `|` (they separate
 #: parts of keys), none that a glob knows.
 _PATH_SAFE: Final = "!$&'()+,:;=@~-._"
 _QUERY_SAFE: Final = "!$'(),/:;@~-._"
+_USUAL_PORTS: Final = {"http": b":80", "https": b":443"}
 #: So many keys are remembered, each made of at most so many bytes: at worst 2 MB, and most of the traffic.
 _KEPT: Final = 4096
 _LONGEST_KEPT: Final = 256
@@ -36,34 +37,50 @@ _LONGEST_KEPT: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Names of parameters that mean nothing to the application, like `utm_*`."""
+    """Names of parameters that mean nothing to the application, like `utm_*`; or of all that mean something.
+
+    Attributes:
+        names, beginnings: of parameters.
+        others: whether it is all the others that mean nothing.
+    """
 
     names: frozenset[bytes] = frozenset()
     beginnings: tuple[bytes, ...] = ()
+    others: bool = False
 
     @classmethod
-    def of(cls, patterns: Iterable[str]) -> Ignored:
+    def of(cls, ignore: Iterable[str], query: Iterable[str] | None = None) -> Ignored:
         """Read names; one that ends in `*` stands for all that begin so.
 
+        Args:
+            ignore: what means nothing.
+            query: what means something, instead.
+
         Raises:
-            UsageError: a `*` stands elsewhere, or something is no text.
+            UsageError: a `*` stands elsewhere, something is no text, or both are given.
         """
-        if isinstance(patterns, str):
-            raise UsageError(f"ignore is a list of names, not one string: write ignore=[{patterns!r}]")
-        names, beginnings = set(), []
-        for pattern in patterns:
-            if not isinstance(pattern, str) or not pattern or "*" in pattern[:-1]:
-                raise UsageError(
-                    f"ignore has names of parameters, with a * at the end or none: not {pattern!r}"
-                )
-            if pattern.endswith("*"):
-                beginnings.append(pattern[:-1].encode())
-            else:
-                names.add(pattern.encode())
-        return cls(frozenset(names), tuple(beginnings))
+        if query is None:
+            return cls(*_patterns("ignore", ignore))
+        if isinstance(ignore, str) or tuple(ignore):
+            raise UsageError("query names all parameters that count: with it there is nothing left to ignore")
+        return cls(*_patterns("query", query), True)
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self.names or name.startswith(self.beginnings)
+        return (name in self.names or name.startswith(self.beginnings)) is not self.others
+
+
+def _patterns(what: str, patterns: Iterable[str]) -> tuple[frozenset[bytes], tuple[bytes, ...]]:
+    if isinstance(patterns, str):
+        raise UsageError(f"{what} is a list of names, not one string: write {what}=[{patterns!r}]")
+    names, beginnings = set(), []
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern or "*" in pattern[:-1]:
+            raise UsageError(f"{what} has names of parameters, with a * at the end or none: not {pattern!r}")
+        if pattern.endswith("*"):
+            beginnings.append(pattern[:-1].encode())
+        else:
+            names.add(pattern.encode())
+    return frozenset(names), tuple(beginnings)
 
 
 NOTHING: Final = Ignored()
@@ -93,12 +110,12 @@ def request_key(
     return _kept(path, query, raw_path, root_path, origin, ignore)
 
 
-def answer_key(url: str, *, ignore: Iterable[str] = ()) -> str:
+def answer_key(url: str, *, ignore: Iterable[str] = (), query: Iterable[str] | None = None) -> str:
     """Return the key under which the answer to GET `url` is stored, for `invalidate_key` of the view `api:`.
 
     Args:
         url: `/api/products?page=2`, or with scheme and host if the keys have them in front (without rules they do).
-        ignore: what the rule ignores.
+        ignore, query: as in the rule.
 
     Raises:
         UsageError: it has no path.
@@ -110,11 +127,14 @@ def answer_key(url: str, *, ignore: Iterable[str] = ()) -> str:
         raise UsageError(f"a URL begins with a scheme or a slash: {url!r}")
     raw = path.encode()
     decoded = unquote_to_bytes(raw).decode(errors="replace")
-    return request_key(decoded, parts.query.encode(), raw_path=raw, origin=origin, ignore=Ignored.of(ignore))
+    return request_key(
+        decoded, parts.query.encode(), raw_path=raw, origin=origin, ignore=Ignored.of(ignore, query)
+    )
 
 
 def origin_of(scheme: str, host: bytes) -> str:
-    """Return scheme and host as they stand in keys."""
+    """Return scheme and host as they stand in keys: without the port if it is the usual one."""
+    host = host.removesuffix(_USUAL_PORTS.get(scheme, b""))
     return f"{scheme}://{quote_from_bytes(host.lower(), '[]:.-_')}"
 
 
@@ -162,6 +182,15 @@ def _query(query: bytes, ignore: Ignored) -> str:
     if ignore is not NOTHING:
         pairs = [pair for pair in pairs if pair[0] not in ignore]
     return "&".join(f"{_encoded(name)}={_encoded(value)}" for name, value in _sorted(pairs))
+
+
+def without(query: bytes, ignore: Ignored) -> bytes:
+    """Return a query as it was sent, but for what is ignored."""
+    if ignore is NOTHING or not query:
+        return query
+    return b"&".join(
+        piece for piece in query.split(b"&") if piece and _decoded(piece.partition(b"=")[0]) not in ignore
+    )
 
 
 def _sorted(pairs: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -11,9 +11,40 @@ __all__ = ["Request", "selected"]
 
 _NONE: Final[Directives] = {}
 _NO_CACHE: Final[Directives] = {"no-cache": None}
-_WANTED: Final = frozenset(
+#: What says who asks, beside cookies: the standard's fields, what interfaces use in their place, and what proxies say
+#: that log users in themselves (OAuth2 Proxy, Authelia, authentik, Cloudflare, AWS, Google, Azure, Tailscale).
+_CREDENTIALS: Final = frozenset(
     (
+        b"api-key",
+        b"apikey",
         b"authorization",
+        b"cf-access-jwt-assertion",
+        b"proxy-authorization",
+        b"remote-email",
+        b"remote-user",
+        b"tailscale-user-login",
+        b"x-access-token",
+        b"x-amzn-oidc-data",
+        b"x-amzn-oidc-identity",
+        b"x-api-key",
+        b"x-auth-request-email",
+        b"x-auth-request-user",
+        b"x-auth-token",
+        b"x-authentik-username",
+        b"x-forwarded-access-token",
+        b"x-forwarded-email",
+        b"x-forwarded-user",
+        b"x-goog-authenticated-user-email",
+        b"x-goog-iap-jwt-assertion",
+        b"x-ms-client-principal",
+        b"x-remote-user",
+        b"x-session-id",
+        b"x-session-token",
+        b"x-user-id",
+    )
+)
+_WANTED: Final = _CREDENTIALS.union(
+    (
         b"cache-control",
         b"content-length",
         b"cookie",
@@ -24,9 +55,6 @@ _WANTED: Final = frozenset(
         b"pragma",
         b"range",
         b"transfer-encoding",
-        b"x-access-token",
-        b"x-api-key",
-        b"x-auth-token",
         b"x-http-method",
         b"x-http-method-override",
         b"x-method-override",
@@ -34,8 +62,6 @@ _WANTED: Final = frozenset(
         b"x-rewrite-url",
     )
 )
-#: What says who asks, beside cookies: the standard's field, and what interfaces use in its place.
-_CREDENTIALS: Final = (b"authorization", b"x-api-key", b"x-auth-token", b"x-access-token")
 #: Only the handler can answer these. The last ones make some frameworks take a request for another: what one client
 #: gets for that is not to be shown to those who ask for what the URL says.
 _PASSING: Final = (
@@ -59,7 +85,7 @@ class Request:
         session_cookies: names of the cookies that make a session; None: any cookie does.
 
     Attributes:
-        authorized: it has `Authorization`, or a key or token in a field of its own.
+        authorized: it has `Authorization`, or another field that says who asks.
         session: it has a session.
         control: its `Cache-Control`, or what `Pragma` says instead.
         none_match, modified_since: its conditions; None without.
@@ -90,7 +116,7 @@ class Request:
         self.passes = False
         if not found:
             return
-        self.authorized = any(name in found for name in _CREDENTIALS)
+        self.authorized = not _CREDENTIALS.isdisjoint(found)
         if b"cookie" in found:
             self.session = session_cookies is None or not session_cookies.isdisjoint(
                 cookie_names(value for name, value in headers if name == b"cookie")

@@ -23,7 +23,8 @@ __all__ = ["Options", "PerUser", "Rule", "RuleBook", "Span"]
 
 Span: TypeAlias = "int | float | timedelta"
 #: A user of a request: their id, or None for a request of nobody; called with the ASGI scope, perhaps awaited.
-PerUser: TypeAlias = Callable[[MutableMapping[str, Any]], "str | int | Awaitable[str | int | None] | None"]
+_Id: TypeAlias = "str | int | uuid.UUID | None"
+PerUser: TypeAlias = Callable[[MutableMapping[str, Any]], "_Id | Awaitable[_Id]"]
 
 _PART = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::(path|str|int|uuid))?\}")
 _UUID: Final = "[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}"
@@ -61,7 +62,10 @@ class Options:
         per_user: a function of the ASGI scope that says whose the answer is; nobody else is given it. A request of
             nobody (None) passes by the cache.
         vary: names of request headers that make a difference, beside what the answers' own `Vary` says.
-        ignore: names of parameters that make none: `utm_*`.
+        ignore: names of parameters that make none: `utm_*`. Handlers are not told them either: what is not in a key
+            must not be in an answer.
+        query: instead, the names of all parameters that make one: others, which clients may make up without end, are
+            ignored. `query=()`: none does.
         statuses: which answers are stored.
     """
 
@@ -73,6 +77,7 @@ class Options:
     per_user: PerUser | None = None
     vary: Iterable[str] = ()
     ignore: Iterable[str] = ()
+    query: Iterable[str] | None = None
     # Errors are not: one 404 of a moment would hide for minutes that something is there.
     statuses: Iterable[int] = (200,)
 
@@ -90,7 +95,7 @@ class Options:
         put(self, "lifetime", self._lifetime())
         put(self, "tag_parts", check_tags(self.tags))
         put(self, "vary_names", _header_names(self.vary))
-        put(self, "ignored", Ignored.of(self.ignore))
+        put(self, "ignored", Ignored.of(self.ignore, self.query))
         statuses = frozenset(self.statuses)
         if any(not isinstance(each, int) or not 200 <= each < 600 or each in (206, 304) for each in statuses):
             raise UsageError(f"statuses are final ones, from 200, without 206 and 304: {sorted(statuses)}")
@@ -124,8 +129,8 @@ class Rule(Options):
         invalidates: tags that are invalidated when a request that changes something (POST, PUT, PATCH, DELETE, ...)
             has succeeded here, before its client hears of it.
         invalidates_target: so is what is stored of the very URL that the request went to.
-        ttl, soft_ttl, stale_if_error, tags, public, per_user, vary, ignore, statuses: as `Options`. Without a `ttl`
-            nothing is stored.
+        ttl, soft_ttl, stale_if_error, tags, public, per_user, vary, ignore, query, statuses: as `Options`. Without a
+            `ttl` nothing is stored.
 
     Raises:
         UsageError: something is wrong or would do nothing.
@@ -149,6 +154,7 @@ class Rule(Options):
         per_user: PerUser | None = None,
         vary: Iterable[str] = (),
         ignore: Iterable[str] = (),
+        query: Iterable[str] | None = None,
         statuses: Iterable[int] = (200,),
         invalidates: Iterable[str] = (),
         invalidates_target: bool = False,
@@ -162,6 +168,7 @@ class Rule(Options):
             per_user=per_user,
             vary=vary,
             ignore=ignore,
+            query=query,
             statuses=statuses,
         )
         put = object.__setattr__

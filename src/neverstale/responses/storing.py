@@ -19,7 +19,17 @@ from .requests import Request, selected
 from .rules import Options
 from .stored import Flag, Stored
 
-__all__ = ["FAILURES", "HeaderPolicy", "Keep", "by_headers", "by_rule", "make", "merge", "tags_in"]
+__all__ = [
+    "FAILURES",
+    "HeaderPolicy",
+    "Keep",
+    "by_headers",
+    "by_rule",
+    "is_whole",
+    "make",
+    "merge",
+    "tags_in",
+]
 
 #: Answers that say that the handler has failed: what stale-if-error is for (RFC 5861 section 4).
 FAILURES: Final = frozenset((500, 502, 503, 504))
@@ -52,6 +62,8 @@ _NEVER_STORED: Final = frozenset(
         b"warning",
     )
 )
+#: Media types of answers that go on for as long as their client stays.
+_ENDLESS: Final = (b"text/event-stream", b"multipart/x-mixed-replace")
 #: What a 304 does not change, because the stored body is not its own (RFC 9111 section 3.2).
 _OF_THE_BODY: Final = frozenset((b"content-encoding", b"content-length", b"content-range", b"content-type"))
 #: One member of a dictionary (RFC 8941 section 3.2); what counts seconds is a number, and no text.
@@ -255,6 +267,11 @@ def merge(stored: Stored, headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in stored.headers if name not in names and name != made] + new
 
 
+def is_whole(headers: Headers, size: int) -> bool:
+    """Return whether an answer with a body of `size` bytes is as long as it says (RFC 9111 section 3.3)."""
+    return all(value.isdigit() and int(value) == size for name, value in headers if name == b"content-length")
+
+
 def tags_in(headers: Headers) -> tuple[str, ...]:
     """Return the tags that a handler names in `Cache-Tag`: a list with commas."""
     return tuple(dict.fromkeys(members(joined(headers, b"cache-tag"))))
@@ -273,7 +290,7 @@ def _storable(status: int, headers: Headers, control: Directives) -> tuple[bytes
         return None
     names: set[bytes] = set()
     for name, value in headers:
-        if name == b"set-cookie":
+        if name == b"set-cookie" or (name == b"content-type" and value.lower().startswith(_ENDLESS)):
             return None
         if name == b"vary":
             names.update(member.lower().encode("latin-1") for member in members(value.decode("latin-1")))

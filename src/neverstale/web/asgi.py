@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 from neverstale import AsyncCache
 from neverstale.base import MISS, Found
@@ -30,7 +31,7 @@ from neverstale.errors import HeldOff, UsageError
 from neverstale.lifetime import DAY_MS, Lifetime
 from neverstale.loading import Answer
 from neverstale.responses.fields import Headers
-from neverstale.responses.keys import NOTHING, answer_key, variant_key
+from neverstale.responses.keys import NOTHING, answer_key, variant_key, without
 from neverstale.responses.requests import Request, selected
 from neverstale.responses.rules import Options, Rule, RuleBook
 from neverstale.responses.serving import (
@@ -48,6 +49,7 @@ from neverstale.responses.storing import (
     Keep,
     by_headers,
     by_rule,
+    is_whole,
     make,
     merge,
     tags_in,
@@ -205,6 +207,8 @@ class ResponseCacheMiddleware:
             return
         tags = () if found is None else found[0].tags_for(found[1])
         request = Request(scope["headers"], self._sessions)
+        if _is_known(scope):
+            request.session = True
         owner = await self._may_ask(scope, request, options)
         if owner is None or tags is None:
             await self._giver.bypass(self.app, scope, receive, send, "fwd=bypass")
@@ -245,8 +249,13 @@ class ResponseCacheMiddleware:
             user: Any = options.per_user(scope)
             if inspect.isawaitable(user):
                 user = await user
-            if user is None or user == "":
+            if user is None or (isinstance(user, str) and not user):
                 return None
+            if isinstance(user, bool) or not isinstance(user, str | int | UUID):
+                # Two users whose texts are the same would be one.
+                raise UsageError(
+                    f"per_user returns a user's id (text, a number, a UUID) or None: not {type(user).__name__}"
+                )
             return hashlib.blake2b(str(user).encode(errors="surrogatepass"), digest_size=16).digest()
         return None if request.authorized or request.session else b""
 
@@ -359,6 +368,8 @@ class ResponseCacheMiddleware:
                 await client.pump(call.send, self._giver.changing(call, why))
                 return
             value = loading.result()
+            if call.failed is not None:
+                raise call.failed
         except asyncio.CancelledError:
             loading.add_done_callback(_seen)
             client.leave()
@@ -410,7 +421,7 @@ class ResponseCacheMiddleware:
         fallback: bool,
     ) -> Callable[[], Any]:
         """Return what asks the handler and makes of its answer what is stored."""
-        scope, asked = self._shared_scope(call.scope, stored)
+        scope, asked = self._shared_scope(call, stored)
         ident = ident or new_ident()
 
         async def load() -> Answer:
@@ -430,7 +441,14 @@ class ResponseCacheMiddleware:
             run = Run(self.app, scope, verdict, self._most, client, self._tasks)
             if client is not None:
                 call.run = run
-            whole = await run.collect()
+            try:
+                whole = await run.collect()
+            except Exception as error:
+                if client is None or not self._is_personal(call):
+                    raise
+                # How it failed for a user is no answer for those who wait.
+                call.failed = error
+                return Answer(None, keep=False, forget=False)
             now = _now_ms()
             headers = run.headers
             names = tags_in(headers)
@@ -441,6 +459,9 @@ class ResponseCacheMiddleware:
                 # The answer is the old one: what has made that invalid makes it so still.
                 if found.seen is not None and found.seen.entry is not None:
                     names += tuple(tag for tag, _ in found.seen.entry.stamps)
+            elif whole and not is_whole(headers, len(run.body)):
+                log.warning("the answer to %r is not stored: it is not as long as it says", key)
+                keep = None
             if not whole or keep is None or not _are_tags(names, key):
                 self._note_unkept(key, personal)
                 # What a user is told for themselves says nothing of what all the others may still be told.
@@ -468,12 +489,20 @@ class ResponseCacheMiddleware:
         call.request.session |= _looked_at_session(call.scope)
         if call.options is None:
             return by_headers(status, headers, call.request, self._policy, began, now)
-        if (call.request.session or call.request.authorized) and not call.owner and not call.options.public:
+        if self._is_personal(call):
             return None  # it should not have come so far: what would be stored here may be a user's
         return by_rule(status, headers, call.options, began, now)
 
-    def _shared_scope(self, scope: Scope, stored: Stored | None) -> tuple[Scope, bool]:
+    @staticmethod
+    def _is_personal(call: Call) -> bool:
+        """Return whether a user asks, and nothing said before says what others have to do with that."""
+        if not (call.request.session or call.request.authorized):
+            return False
+        return not call.owner and (call.options is None or not call.options.public)
+
+    def _shared_scope(self, call: Call, stored: Stored | None) -> tuple[Scope, bool]:
         """Return the request for a run that several may share, and whether it only asks if something still holds."""
+        scope = call.scope
         headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_ASKED]
         conditions = [] if stored is None else validators(stored)
         extensions = {
@@ -487,6 +516,8 @@ class ResponseCacheMiddleware:
             "headers": [*headers, *conditions],
             "extensions": extensions,
         }
+        if call.options is not None and "query_string" in scope:
+            shared["query_string"] = without(scope["query_string"], call.options.ignored)
         return shared, bool(conditions)
 
     def _renew(self, call: Call, sealer: StoredSealer, key: str, found: Found, stored: Stored) -> None:
@@ -543,6 +574,14 @@ def _looked_at_session(scope: Scope) -> bool:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _is_known(scope: Scope) -> bool:
+    """Return whether something outside of here has found out who asks, by whatever means."""
+    if getattr(scope.get("user"), "is_authenticated", False):
+        return True
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    return bool(tls.get("client_cert_name") or tls.get("client_cert_chain"))
 
 
 def _selects(stored: Stored, request: Request) -> bool:

@@ -37,6 +37,7 @@ class Call:
     made: Stored | None = None
     kept: bool = False
     again: bool = False
+    failed: Exception | None = None
 
 
 class Giver:

@@ -38,6 +38,7 @@ def cache_response(
     per_user: PerUser | None = None,
     vary: Iterable[str] = (),
     ignore: Iterable[str] = (),
+    query: Iterable[str] | None = None,
     statuses: Iterable[int] = (200,),
 ) -> Callable[[F], F]:
     """Say how the answers of an endpoint are cached; for `ResponseCacheMiddleware` to find. A decorator.
@@ -45,7 +46,7 @@ def cache_response(
     Put it next to the function, under the decorator of the route.
 
     Args:
-        ttl, soft_ttl, stale_if_error, tags, public, per_user, vary, ignore, statuses: as
+        ttl, soft_ttl, stale_if_error, tags, public, per_user, vary, ignore, query, statuses: as
             `neverstale.responses.rules.Options`; `{id}` in a tag is the route's.
 
     Raises:
@@ -60,6 +61,7 @@ def cache_response(
         per_user=per_user,
         vary=vary,
         ignore=ignore,
+        query=query,
         statuses=statuses,
     )
 
