@@ -266,7 +266,7 @@ class BaseCache:
         # Who loads logs what went wrong, not everybody who is served meanwhile.
         if not isinstance(given.error, HeldOff | LoadTimeout):
             logger.warning("a value past its TTL is served, for its load failed: %r", given.error)
-        self._counters.stale_hits += 1
+        self._counters.fallbacks += 1
         return kept
 
     # --- the rest --------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ class Counters:
     hits: int = 0
     misses: int = 0
     stale_hits: int = 0
+    # Of the misses, those that were served a value kept past its end, because the load failed or was late.
+    fallbacks: int = 0
     # Loaders that ran, those of them that raised, and callers that waited for the load of another.
     loads: int = 0
     load_errors: int = 0
@@ -88,6 +90,7 @@ class CounterSnapshot:
     hits: int = 0
     misses: int = 0
     stale_hits: int = 0
+    fallbacks: int = 0
     loads: int = 0
     load_errors: int = 0
     waits: int = 0

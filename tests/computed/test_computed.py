@@ -88,7 +88,7 @@ async def test_a_kept_value_serves_where_computing_fails(
     with caplog.at_level(logging.WARNING, "neverstale"):
         found = [await each.memoize("k", broken, **SOON) for each in (face, other) for _ in range(10)]
     assert found == ["old"] * 20
-    assert (broken.calls, face.stats().load_errors, face.stats().stale_hits) == (1, 1, 10)
+    assert (broken.calls, face.stats().load_errors, face.stats().fallbacks) == (1, 1, 10)
     # One line, by the one who computed.
     assert [record.getMessage() for record in caplog.records if "no database" in record.getMessage()] == [
         "a value past its TTL is served, for its load failed: LookupError('no database')"

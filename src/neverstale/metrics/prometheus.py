@@ -41,6 +41,11 @@ _COUNTERS: Final[tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...]] = (
         "Loaders that ran, by whether they returned or raised.",
         {"ok": ("loads", "-load_errors"), "error": ("load_errors",)},
     ),
+    (
+        "fallbacks",
+        "Misses served a value kept past its end, as the load failed or was late.",
+        {"": ("fallbacks",)},
+    ),
     ("load_waits", "Reads that waited for the load of another.", {"": ("waits",)}),
     (
         "fills",
