@@ -81,12 +81,13 @@ class Temporary(Person):
     __mapper_args__ = {"polymorphic_identity": "temporary"}  # noqa: RUF012
 
 
-@invalidates("pair:{a}:{b}", "text:{text}")
+@invalidates("pair:{a}:{b}", "text:{text}", "both:{b}:{text}:{more}")
 class Pair(MappedAsDataclass, Base):
     __tablename__ = "pairs"
     a: Mapped[int] = mapped_column(primary_key=True)
     b: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str]
+    more: Mapped[int] = mapped_column(default=0)
 
 
 @invalidates("node:{id}", "above:{parent.id}", "top:{parent.parent.id}", "below:{children.id}")
@@ -206,15 +207,61 @@ def test_single_table_inheritance(told: Callable[..., set[str]]) -> None:
 def test_keys_of_several_columns_and_objects_without_a_hash(told: Callable[..., set[str]]) -> None:
     """A dataclass compares by value and cannot be in a set."""
     pairs = [Pair(a=1, b=1, text="x"), Pair(a=1, b=2, text="x")]
-    assert told(lambda session: session.add_all(pairs)) == {"pair:1:1", "pair:1:2", "text:x"}
-    changed = {"pair:1:1", "pair:1:2", "text:x", "text:y"}
+    assert told(lambda session: session.add_all(pairs)) == {
+        "pair:1:1",
+        "pair:1:2",
+        "text:x",
+        "both:1:x:0",
+        "both:2:x:0",
+    }
+    changed = {
+        "pair:1:1",
+        "pair:1:2",
+        "text:x",
+        "text:y",
+        "both:1:x:0",
+        "both:2:x:0",
+        "both:1:y:0",
+        "both:2:y:0",
+    }
     assert told(lambda session: session.execute(update(Pair).values(text="y"))) == changed
-    assert told(lambda session: session.delete(session.get_one(Pair, (1, 2)))) == {"pair:1:2", "text:y"}
+    assert told(lambda session: session.delete(session.get_one(Pair, (1, 2)))) == {
+        "pair:1:2",
+        "text:y",
+        "both:2:y:0",
+    }
 
     def move(session: Session) -> None:
         session.get_one(Pair, (1, 1)).b = 7
 
-    assert told(move) == {"pair:1:1", "pair:1:7", "text:y"}
+    assert told(move) == {"pair:1:1", "pair:1:7", "text:y", "both:1:y:0", "both:7:y:0"}
+
+
+def test_a_name_of_several_columns_is_that_of_the_row(told: Callable[..., set[str]]) -> None:
+    """Of what was set before in the same transaction, by a statement too, and of what was not set at all."""
+    told(lambda session: session.add(Pair(a=1, b=1, text="x", more=1)))
+
+    def change(session: Session) -> None:
+        pair = session.get_one(Pair, (1, 1))
+        pair.text = "y"
+        session.flush()
+        pair.more = 2
+        session.flush()
+        with session.begin_nested() as inner:
+            pair.more = 3
+            session.flush()
+            inner.rollback()
+        session.execute(update(Pair).values(text="z").execution_options(synchronize_session=False))
+        pair.more = 4
+
+    assert told(change) >= {"both:1:x:1", "both:1:z:4"}
+
+    def mixed(session: Session) -> None:
+        pair = session.get_one(Pair, (1, 1))
+        session.execute(update(Pair).values(text="w").execution_options(synchronize_session=False))
+        pair.more = 5
+
+    assert told(mixed) >= {"both:1:z:4", "both:1:w:5"}
 
 
 def test_paths_upwards_downwards_and_further(told: Callable[..., set[str]]) -> None:
@@ -251,4 +298,4 @@ def test_several_databases_in_one_transaction(told: Callable[..., set[str]]) -> 
         session.flush()
         session.execute(update(Other).values(name="y"))
 
-    assert told(both) == {"elsewhere:x", "elsewhere:y", "pair:1:1", "text:x"}
+    assert told(both) == {"elsewhere:x", "elsewhere:y", "pair:1:1", "text:x", "both:1:x:0"}

@@ -65,9 +65,8 @@ def updating(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
         state not in tracker.foreseen and not tracker.session.is_modified(target, include_collections=False)
     ):
         return
-    changed = _changed(state) if any(each.particular for each in rules) else frozenset[str]()
-    tracker.written[state] = changed
-    if state not in tracker.foreseen or changed:
+    changed = tracker.written[state] = _changed(state)
+    if state not in tracker.foreseen or any(each.particular for each in rules):
         _one(tracker, state, "update", changed)
 
 
@@ -86,11 +85,30 @@ def _one(tracker: Tracker, state: InstanceState[Any], lock: Lock, changed: Chang
 
 
 def _changed(state: InstanceState[Any]) -> frozenset[str]:
+    columns = state.mapper.column_attrs
     return frozenset(
-        attribute.key
-        for attribute in state.mapper.column_attrs
-        if state.attrs[attribute.key].history.has_changes()
+        key for key in state.committed_state if key in columns and state.attrs[key].history.has_changes()
     )
+
+
+def _become(state: InstanceState[Any], rules: Rules, changed: Changed, was: Values | None) -> Values | None:
+    """Return what a row has become, or None if its object does not know for certain.
+
+    What was not set is as it was in the database, whatever the object believes.
+    """
+    values: Values = {}
+    for name in rules.columns:
+        if name not in state.dict:
+            return None  # made by the database
+        if changed is None or name in changed or rules.set_by_itself(name):
+            if not rules.plain(name, state.dict[name]):
+                return None  # the database may make something else of it
+            values[name] = state.dict[name]
+        elif was is None:
+            return None
+        else:
+            values[name] = was[name]
+    return values
 
 
 def flushed(tracker: Tracker) -> None:
@@ -101,11 +119,11 @@ def flushed(tracker: Tracker) -> None:
         for each in rules_of_class(state.mapper):
             if state.identity is None:
                 tracker.new(each, key)
-            values = {name: state.dict[name] for name in each.columns if name in state.dict}
-            if len(values) == len(each.columns) and all(map(each.plain, values, values.values())):
-                tracker.after(each, values, changed)
+            was = None if state.identity is None else tracker.now(each, tuple(state.identity))
+            values = _become(state, each, changed, was)
+            if values is not None:
+                tracker.becomes(each, key, values, changed)
             else:
-                # Made by the database, or not to be told from what it makes of it.
                 tracker.later(each, (key,), changed)
     # By their states: an object may have an equality of its own, and no hash.
     touched = {inspect(target): False for kept in (session.new, session.dirty) for target in kept}

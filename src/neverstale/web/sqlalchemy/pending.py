@@ -37,6 +37,8 @@ class Level:
         self.keys: dict[str, None] = {}
         #: Rows whose state before the transaction is known, with that state; None of those that did not exist.
         self.known: dict[tuple[Rules, Key], Values | None] = {}
+        #: The same rows as they are by now, as far as that is known.
+        self.now: dict[tuple[Rules, Key], Values | None] = {}
         #: Rows to be read before the commit, and what of them has been changed.
         self.unread: dict[Rules, dict[Key, Changed]] = {}
         #: Rows that lead to others, which are looked at once more before the commit.
@@ -60,6 +62,7 @@ class Level:
         self.tags |= inner.tags
         self.keys |= inner.keys
         self.known |= inner.known
+        self.now |= inner.now
         for rules, keys in inner.unread.items():
             for key, changed in keys.items():
                 self.read_later(rules, key, changed)
@@ -164,6 +167,18 @@ class Tracker:
                 return True, level.known[rules, key]
         return False, None
 
+    def now(self, rules: Rules, key: Key) -> Values | None:
+        """Return a row as this transaction has left it, or None if that is not known."""
+        for level in reversed(self._levels.values()):
+            if (rules, key) in level.now:
+                return level.now[rules, key]
+        return None
+
+    def becomes(self, rules: Rules, key: Key, values: Values, changed: Changed) -> None:
+        """Note the new state of a row that has an identity."""
+        self.level.now[rules, key] = values
+        self.after(rules, values, changed)
+
     def new(self, rules: Rules, key: Key) -> None:
         """Note a row that there was not before the transaction."""
         if not self._known(rules, key)[0]:
@@ -185,7 +200,8 @@ class Tracker:
         else:
             found = list(read(on(self.session, rules), rules, unknown, lock)) if unknown else []
         for values in found:
-            level.known[rules, tuple(values[name] for name in rules.primary)] = values
+            key = tuple(values[name] for name in rules.primary)
+            level.known[rules, key] = level.now[rules, key] = values
             rows.append((values, changed))
         for values, what in rows:
             level.name(rules.own(values, what))
@@ -201,6 +217,7 @@ class Tracker:
     def later(self, rules: Rules, keys: Iterable[Key], changed: Changed = None) -> None:
         """Note rows whose new state is read before the commit."""
         for key in keys:
+            self.level.now[rules, key] = None
             self.level.read_later(rules, key, changed)
 
     def resolve(self) -> None:

@@ -256,6 +256,11 @@ class Rules:
             elif not prefix:
                 yield from names_of(name, values)
 
+    def set_by_itself(self, key: str) -> bool:
+        """Say whether every UPDATE sets a column."""
+        column = self.available[key]
+        return not isinstance(column, Column) or column.onupdate is not None
+
     def plain(self, key: str, value: object) -> bool:
         """Say whether an object's value is what the database has, to the letter."""
         column = self.available[key]
