@@ -45,7 +45,9 @@ class Statements:
     def __repr__(self) -> str:
         return f"Statements(total={self.total}, running={self.running}, peak={self.peak})"
 
-    def _begun(self, *_: Any) -> None:
+    def _begun(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("BEGIN"):
+            return
         self.total += 1
         self.running += 1
         _TOTAL.inc()
@@ -54,11 +56,13 @@ class Statements:
             _PEAK.inc(self.running - self.peak)
             self.peak = self.running
 
-    def _ended(self, *_: Any) -> None:
+    def _ended(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("BEGIN"):
+            return
         self.running -= 1
         _BUSY.dec()
 
     def _failed(self, context: Any) -> None:
-        # Also called for what failed before there was a statement, such as a connection.
-        if context.statement is not None and context.cursor is not None:
-            self._ended()
+        # Also called for what failed before a statement was begun, such as a connection.
+        if context.execution_context is not None:
+            self._ended(None, None, context.statement or "")
