@@ -64,7 +64,7 @@ def serving(server: RedisServer, *token: str) -> Iterator[str]:
         assert process.wait(20) in (0, -15)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dashboard(redis_server: RedisServer) -> Iterator[str]:
     with serving(redis_server, TOKEN) as url:
         yield url

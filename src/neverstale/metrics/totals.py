@@ -117,12 +117,16 @@ class Report(Call["tuple[bool, int]"]):
 class _Ask(Call[Any]):
     """A command that reads one key."""
 
-    key: str
-    name: str = "HGETALL"
+    name: str
+    verb: str = "HGETALL"
     args: tuple[Any, ...] = ()
 
+    @property
+    def key(self) -> str:
+        return self.name
+
     def words(self) -> tuple[Any, ...]:
-        return (self.name, self.key, *self.args)
+        return (self.verb, self.name, *self.args)
 
     def parse(self, reply: Any) -> Any:
         return reply
@@ -132,7 +136,11 @@ class _Ask(Call[Any]):
 class _Now(Call[float]):
     """Ask the node of a key for its time, in seconds since 1970."""
 
-    key: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        return self.name
 
     def words(self) -> tuple[Any, ...]:
         return ("TIME",)
