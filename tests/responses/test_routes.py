@@ -13,7 +13,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Host, Mount, Route
+from starlette.routing import Host, Mount, Route, Router
 
 from neverstale import AsyncCache, UsageError, add_tags
 from neverstale.web.asgi import ResponseCacheMiddleware, Rule, cache_response
@@ -238,3 +238,33 @@ async def test_mark_with_a_wrong_tag(cache: AsyncCache) -> None:
     middleware = [Middleware(ResponseCacheMiddleware, cache, [])]
     with pytest.raises(UsageError, match="nothing"):
         await ask(Starlette(routes=[Route("/", wrong)], middleware=middleware), "/")
+
+
+async def test_marks_from_outside(cache: AsyncCache) -> None:
+    """Around the application, its marked endpoints are found as well."""
+    app = ResponseCacheMiddleware(Starlette(routes=[Route("/plain", plain)]), cache, [])
+    assert [(await ask(app, "/plain")).hit for _ in range(2)] == [False, True]
+
+
+async def test_marks_inside_a_mount(cache: AsyncCache) -> None:
+    """Inside of a mount it is the mount's endpoints that count, not others that have the same path further out."""
+    inside = [Route("/plain", special), Route("/other", plain)]
+    cached = Middleware(ResponseCacheMiddleware, cache, [])
+    app = Starlette(
+        routes=[
+            Route("/plain", plain),
+            Mount("/a", routes=inside, middleware=[cached]),
+            Mount("/b", app=ResponseCacheMiddleware(Router(inside), cache, [])),
+            Mount("/c", routes=[Route("/plain", special, middleware=[cached])]),
+            Route("/d", plain, middleware=[cached]),
+        ]
+    )
+    for path, hit in (
+        ("/a/plain", False),
+        ("/b/plain", False),
+        ("/c/plain", False),
+        ("/a/other", True),
+        ("/b/other", True),
+        ("/d", True),
+    ):
+        assert [(await ask(app, path)).hit for _ in range(2)] == [False, hit], path

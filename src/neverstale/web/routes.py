@@ -24,6 +24,8 @@ _MARK: Final = "__neverstale_response__"
 #: So many paths are remembered, none longer than this (at worst 2 MB); more are looked for anew.
 _KEPT: Final = 4096
 _LONGEST_KEPT: Final = 256
+#: So many layers of middleware are looked through.
+_DEEPEST: Final = 100
 #: `Match.FULL` of Starlette.
 _FULL: Final = 2
 
@@ -73,22 +75,29 @@ def cache_response(
 
 
 class Marked:
-    """Finds what the endpoint says that a request will reach."""
+    """Finds what the endpoint says that a request will reach.
 
-    def __init__(self) -> None:
-        self._app: Any = None
+    Args:
+        app: what is asked. Its routes are what stands behind the middleware between; they are looked for later, since
+            some are added later.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._router: Any = None
         self._count = -1
         self._any = False
         self._kept: dict[tuple[str, str, bytes], tuple[Options, Mapping[str, Any]] | None] = {}
 
     def find(self, scope: Scope) -> tuple[Options, Mapping[str, Any]] | None:
         """Return the options of the endpoint and what the path says, or None if it is not marked."""
-        app = scope.get("app")
-        routes = getattr(app, "routes", None)
+        if self._router is None:
+            self._router = self._look(scope)
+        routes = getattr(self._router, "routes", None)
         if routes is None:
             return None
-        if app is not self._app or len(routes) != self._count:
-            self._app, self._count = app, len(routes)
+        if len(routes) != self._count:
+            self._count = len(routes)
             self._any = _any_marked(routes)
             self._kept.clear()
         if not self._any:
@@ -105,6 +114,15 @@ class Marked:
             self._kept.clear()
         self._kept[key] = found
         return found
+
+    def _look(self, scope: Scope) -> Any:
+        app = self._app
+        for _ in range(_DEEPEST):
+            if isinstance(getattr(app, "routes", None), list | tuple):
+                return app
+            app = getattr(app, "app", None)
+        # Around a single route. The application's are the right ones only outside of all mounts.
+        return None if "app_root_path" in scope else scope.get("app")
 
     def _find(self, routes: Iterable[Any], scope: Scope) -> tuple[Options, Mapping[str, Any]] | None:
         # A copy: matching leaves notes there.
