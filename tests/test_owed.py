@@ -51,6 +51,15 @@ def test_what_has_expired_is_owed_no_more() -> None:
     assert len(book) == 0
 
 
+def test_what_is_owed_is_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of too much that is owed, the oldest is given up, and said."""
+    monkeypatch.setattr("neverstale.owed._MOST", 2)
+    book = _Book(10, Clock())
+    book.add(Work(("a", "b"), ("c",)))
+    assert book.all() == Work(("b",), ("c",))
+    assert "never invalidated: tag 'a'" in caplog.text
+
+
 def test_many_names_are_several_calls() -> None:
     """An invalidation has at most a thousand names."""
     work = Work(tuple(map(str, range(1200))), ("k",))

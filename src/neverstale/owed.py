@@ -7,6 +7,8 @@ or all that it concerned has expired.
 Rules:
 - What is owed is owed until `max_ttl` from its failure: by then nothing that was cached before it is left.
 - What is added while it is being paid is owed still.
+- So many names are owed at most, or clients could fill the memory of a process during an outage: the oldest are given
+  up, and logged.
 - What this cannot cover is a process that ends in between; `close` makes a last attempt and logs what is left.
 
 Keys are whole ones, their prefix in front, whatever view of the cache is given.
@@ -39,6 +41,8 @@ _LONGEST_PAUSE: Final = 1.0
 #: An entry has at most 1000 tags, and so has a call.
 _BATCH: Final = 500
 _SHOWN: Final = 10
+#: Some 20 MB; nobody but an attacker changes more while Redis is away.
+_MOST: Final = 100_000
 
 
 class Work(NamedTuple):
@@ -95,6 +99,10 @@ class _Book:
             debt = _Debt(next(self._numbers), now + after, now + after + self._lasting)
             for kind, names in work.batches():
                 self._debts |= dict.fromkeys(((kind, name) for name in names), debt)
+            while len(self._debts) > _MOST:
+                oldest = next(iter(self._debts))
+                del self._debts[oldest]
+                logger.error("never invalidated: %s %r", *oldest)
 
     def due(self) -> tuple[Work, int]:
         """Return what is to be paid now, and the number that `paid` is to be given for it."""

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from itertools import count
+from typing import Any
 
 import pytest
+from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from neverstale import AsyncCache
 from neverstale.testing.servers import RedisServer
-from neverstale.web.asgi import ResponseCacheMiddleware, Rule
+from neverstale.web.asgi import ResponseCacheMiddleware, Rule, answer_key, cache_response
 from tests.behaviour.faces import until
 from tests.responses.asking import Application, Ask, Reply, answer, ask
 from tests.responses.conftest import Make
@@ -150,7 +157,7 @@ async def test_redis_away(
         assert [(await ask(app, "/products/7")).status for _ in range(3)] == [200] * 3
     finally:
         redis_server.thaw()
-    await until(lambda: not len(app._owed))
+    await until(lambda: not app._changes.owed)
     assert not (await ask(app, "/products/7")).hit
     assert "invalidated at last" in caplog.text
 
@@ -163,10 +170,10 @@ async def test_redis_stays_away(
     redis_server.freeze()
     try:
         await ask(app, "/products/7", "PUT")
-        await app._owed.close()
+        await app._changes.close()
     finally:
         redis_server.thaw()
-    assert "never invalidated: product:7, lists" in caplog.text
+    assert "never invalidated: tag 'product:7', tag 'lists'" in caplog.text
 
 
 async def test_cold_without_redis(away: AsyncCache, redis_server: RedisServer) -> None:
@@ -179,3 +186,118 @@ async def test_cold_without_redis(away: AsyncCache, redis_server: RedisServer) -
     finally:
         redis_server.thaw()
     assert {reply.status for reply in replies} == {200}
+
+
+def _change(end: str) -> Any:
+    numbers = count(1)
+    state = {"value": 0}
+
+    async def handler(request: Ask) -> Reply:
+        if request.method == "GET":
+            return answer(str(state["value"]), 200, [("cache-control", "max-age=300")])
+        state["value"] = next(numbers)
+        if end == "raises":
+            raise OSError("after the commit")
+        return answer("failed", int(end))
+
+    return handler
+
+
+@pytest.mark.parametrize("end", ["500", "503", "raises"])
+async def test_change_that_may_have_happened(make: Make, end: str) -> None:
+    """A handler that fails may have failed after its commit."""
+    site = make(_change(end), [Rule("/a", ttl=300, tags=["a"], invalidates=["a"])])
+    assert (await ask(site.app, "/a")).body == b"0"
+    if end == "raises":
+        with pytest.raises(OSError, match="after"):
+            await ask(site.app, "/a", "POST")
+    else:
+        await ask(site.app, "/a", "POST")
+    assert (await ask(site.app, "/a")).body == b"1"
+
+
+async def test_change_whose_client_leaves(make: Make) -> None:
+    """A request that is cancelled may have made its change."""
+    state = {"value": 0}
+
+    async def handler(request: Ask) -> Reply:
+        if request.method == "GET":
+            return answer(str(state["value"]))
+        state["value"] = 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    site = make(handler, [Rule("/a", ttl=300, invalidates_target=True)])
+    await ask(site.app, "/a")
+    changing = asyncio.create_task(ask(site.app, "/a", "POST"))
+    await until(lambda: state["value"])
+    changing.cancel()
+    await asyncio.wait([changing])
+    for _ in range(200):
+        if (await ask(site.app, "/a")).body == b"1":
+            break
+        await asyncio.sleep(0.01)
+    else:
+        raise AssertionError("the old answer is still served")
+
+
+async def test_commit_after_the_answer(cache: AsyncCache) -> None:
+    """FastAPI ends dependencies after the answer: a commit there is followed, too."""
+    app = FastAPI()
+    app.add_middleware(
+        ResponseCacheMiddleware, cache=cache, rules=[Rule("/a", ttl=300, tags=["a"], invalidates=["a"])]
+    )
+    committed = {"value": 0}
+    read = asyncio.Event()
+
+    async def transaction() -> AsyncIterator[dict[str, int]]:
+        pending: dict[str, int] = {}
+        yield pending
+        await read.wait()
+        committed.update(pending)
+
+    @app.get("/a")
+    async def get() -> int:
+        return committed["value"]
+
+    @app.post("/a")
+    async def post(pending: dict[str, int] = Depends(transaction)) -> str:  # noqa: B008
+        pending["value"] = 1
+        return "ok"
+
+    reply = Reply()
+    changing = asyncio.create_task(ask(app, "/a", "POST", reply=reply))
+    await until(lambda: reply.complete)
+    assert (await ask(app, "/a")).body == b"0"
+    read.set()
+    await changing
+    assert (await ask(app, "/a")).body == b"1"
+
+
+async def test_change_of_a_marked_endpoint(cache: AsyncCache) -> None:
+    """Without rules, a change of a marked endpoint's URL reaches the key that its mark makes."""
+    values = count()
+
+    @cache_response(ttl=300, ignore=["utm_*"])
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse(str(next(values)))
+
+    app = Starlette(
+        routes=[Route("/a", endpoint, methods=["GET", "POST"])],
+        middleware=[Middleware(ResponseCacheMiddleware, cache)],
+    )
+    assert (await ask(app, "/a")).body == b"0"
+    await ask(app, "/a?utm_source=x", "POST")
+    assert (await ask(app, "/a")).body == b"2"
+
+
+async def test_default_port(make: Make) -> None:
+    """A host with the default port is the same host."""
+    values = count()
+    site = make(lambda _: answer(str(next(values)), 200, [("cache-control", "max-age=60")]))
+    assert (await ask(site.app, "/a", host="shop.example:80")).body == b"0"
+    assert (await ask(site.app, "/a")).body == b"0"
+    await ask(site.app, "/a", "POST")
+    assert (await ask(site.app, "/a", host="shop.example:80")).body == b"2"
+    await site.api.invalidate_key(answer_key("http://shop.example:80/a"))
+    assert (await ask(site.app, "/a")).body == b"3"

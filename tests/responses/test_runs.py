@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
-from neverstale.web.asgi import Rule
+from neverstale import AsyncCache
+from neverstale.web.asgi import ResponseCacheMiddleware, Rule
 from tests.behaviour.faces import until
 from tests.responses.asking import Ask, Reply, answer, ask
 from tests.responses.conftest import Make, Site
@@ -425,3 +433,42 @@ async def test_other_scopes_pass(make: Make) -> None:
     for kind in ("websocket", "lifespan"):
         await site.app({"type": kind}, None, None)  # type: ignore[arg-type]
     assert seen == ["websocket", "lifespan"]
+
+
+async def test_shutdown_waits_for_background_tasks(cache: AsyncCache) -> None:
+    """A server waits for what handlers do after their answers, before the application is told to end."""
+    done: list[str] = []
+    go = asyncio.Event()
+
+    async def afterwards() -> None:
+        await go.wait()
+        done.append("mail")
+
+    def endpoint(request: Request) -> Response:
+        return PlainTextResponse("x", background=BackgroundTask(afterwards))
+
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        yield
+        done.append("closed")
+
+    app = Starlette(
+        routes=[Route("/a", endpoint)],
+        middleware=[Middleware(ResponseCacheMiddleware, cache, [Rule("/a", ttl=60)])],
+        lifespan=asynccontextmanager(lifespan),
+    )
+    told: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    said: list[str] = []
+
+    async def send(message: Any) -> None:
+        said.append(message["type"])
+
+    living = asyncio.create_task(app({"type": "lifespan", "state": {}}, told.get, send))
+    told.put_nowait({"type": "lifespan.startup"})
+    await until(lambda: said)
+    assert (await ask(app, "/a")).body == b"x"
+    told.put_nowait({"type": "lifespan.shutdown"})
+    for _ in range(20):
+        await asyncio.sleep(0)
+    go.set()
+    await living
+    assert done == ["mail", "closed"]

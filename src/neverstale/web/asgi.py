@@ -39,7 +39,6 @@ from neverstale.responses.serving import (
     falls_back,
     judge,
     left,
-    said,
     validators,
 )
 from neverstale.responses.stored import Flag, Stored, StoredSealer, new_ident
@@ -55,7 +54,7 @@ from neverstale.responses.storing import (
     tags_in,
 )
 
-from .changes import Naming, Owed
+from .changes import Changes, Naming
 from .giving import Call, Giver
 from .routes import Marked, cache_response
 from .run import App, Client, HandlerFailed, Message, Receive, Run, Scope, Send, Verdict
@@ -164,21 +163,18 @@ class ResponseCacheMiddleware:
             min(round(stale_if_error * 1000), DAY_MS),
             tuple(each.lower().encode() for each in targeted),
         )
-        self._marked = Marked()
+        self._marked = Marked(app)
         self._unkept_for = uncacheable_for
         # By the hashes of their keys: clients make these, of any length.
         self._unkept: dict[int, float] = {}
-        self._owed = Owed()
+        self._changes = Changes(app, self._naming, name)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
-                try:
-                    await self.app(scope, receive, send)
-                finally:
-                    await self._owed.close()
+                await self._live(scope, receive, send)
                 return
             await self.app(scope, receive, send)
             return
@@ -219,6 +215,30 @@ class ResponseCacheMiddleware:
             await self._giver.bypass(self.app, scope, receive, send, "fwd=bypass")
             return
         await self._answer(Call(cache[0], scope, receive, send, request, options, tags, key, owner), cache[1])
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application end only after what its handlers do after their answers, as a server does."""
+
+        async def receiving() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+                await self._changes.close()
+            return message
+
+        await self.app(scope, receiving, send)
+
+    async def _change(
+        self, scope: Scope, receive: Receive, send: Send, rule: tuple[Rule, dict[str, Any]] | None
+    ) -> None:
+        view = self._view(scope)
+        if view is None:
+            await self.app(scope, receive, send)
+            return
+        options = rule or self._marked.find(scope)
+        ignored = NOTHING if options is None else options[0].ignored
+        await self._changes.hand_on(view[0], scope, receive, send, rule, ignored)
 
     # --- before looking -----------------------------------------------------------------------------------------
 
@@ -536,29 +556,6 @@ class ResponseCacheMiddleware:
         while len(self._unkept) > _UNKEPT:
             with suppress(KeyError, StopIteration, RuntimeError):
                 del self._unkept[next(iter(self._unkept))]
-
-    # --- changes ----------------------------------------------------------------------------------------------------
-
-    async def _change(
-        self, scope: Scope, receive: Receive, send: Send, rule: tuple[Rule, dict[str, Any]] | None
-    ) -> None:
-        """Let the handler change something, and invalidate what that makes stale before its client hears of it."""
-        view = self._view(scope)
-        if view is None:
-            await self.app(scope, receive, send)
-            return
-        cache = view[0]
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
-                headers = list(message.get("headers", ()))
-                tags, keys = self._naming.stale(scope, rule, headers)
-                if (tags or keys) and not await self._owed.invalidate(cache, tags, keys) and self._name:
-                    headers.append(said(self._name, "fwd=method", "detail=not-invalidated-yet"))
-                    message = {**message, "headers": headers}
-            await send(message)
-
-        await self.app(scope, receive, sending)
 
 
 def _looked_at_session(scope: Scope) -> bool:

@@ -1,37 +1,33 @@
 """What a request that changes something invalidates, before its client is told that it worked.
 
 If Redis cannot be reached just then, the change has been made nevertheless, and an error would make the client
-repeat it. So the answer goes out as it is, with a word in `Cache-Status`; the failure is logged as an error, and the
-invalidation is repeated in the background until it works. (While Redis is away nobody reads old entries either:
-reads go to the handlers.) A process that dies before that leaves what is stored to its TTL.
+repeat it. So the answer goes out as it is, with a word in `Cache-Status`, and the invalidation is owed: see
+`neverstale.owed`. (While Redis is away nobody reads old entries either: reads go to the handlers.) A process that dies
+before that leaves what is stored to its TTL.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
-from neverstale import AsyncCache, InvalidationError
-from neverstale.lifetime import DAY_MS
+from neverstale import AsyncCache
+from neverstale.owed import AsyncRetrier, Work
 from neverstale.responses.fields import Headers
-from neverstale.responses.keys import NOTHING, Ignored, answer_key, origin_of, request_key
+from neverstale.responses.keys import Ignored, answer_key, origin_of, request_key
 from neverstale.responses.rules import Rule, filled
+from neverstale.responses.serving import said
 
-from .run import Scope
+from .run import App, Message, Receive, Scope, Send
 
-__all__ = ["Naming", "Owed"]
+__all__ = ["Changes", "Naming"]
 
-log = logging.getLogger("neverstale.web")
+Matched: TypeAlias = tuple[Rule, dict[str, Any]]
 
-#: Redis comes back after a restart in less than a second, or after minutes: in between, a try each second costs
-#: nothing.
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 1.0
-#: More than this is owed only after a long outage; then the oldest are given up, and logged.
-_MOST: Final = 10_000
+#: So many caches are known, if a function returns several: one for each tenant, perhaps.
+_CACHES: Final = 100
 
 
 class Naming:
@@ -59,21 +55,19 @@ class Naming:
         )
 
     def stale(
-        self, scope: Scope, rule: tuple[Rule, dict[str, Any]] | None, headers: Headers
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        self, scope: Scope, rule: Matched | None, ignored: Ignored, headers: Headers, prefix: str
+    ) -> Work:
         """Return the tags and keys of what a change has made stale (RFC 9111 section 4.4)."""
         tags: tuple[str, ...] = ()
         keys: list[str] = []
-        ignore = NOTHING
         if rule is not None:
             tags = filled(rule[0].invalidate_parts, rule[1], canonical=True) or ()
-            ignore = rule[0].ignored
         if rule is None or rule[0].invalidates_target:
             with suppress(UnicodeEncodeError):
-                keys.append(self.key(scope, ignore))
+                keys.append(self.key(scope, ignored))
         if rule is None:
             keys += self._named(scope, headers)
-        return tags, tuple(dict.fromkeys(keys))
+        return Work(tags, tuple(dict.fromkeys(prefix + key for key in keys)))
 
     def _named(self, scope: Scope, headers: Headers) -> list[str]:
         """Return the keys of what `Location` and `Content-Location` name on this host."""
@@ -96,65 +90,83 @@ class Naming:
         return keys
 
 
-class Owed:
-    """Invalidates, at once or as soon as that works."""
+class Changes:
+    """Hands on requests that change something, and invalidates what they make stale.
 
-    def __init__(self) -> None:
-        self._owed: dict[tuple[str, str], float] = {}
-        self._paying: asyncio.Task[None] | None = None
+    Args:
+        app: the application.
+        naming: says what that is.
+        name: stands in `Cache-Status`; empty: none is sent.
+    """
 
-    def __len__(self) -> int:
-        return len(self._owed)
+    def __init__(self, app: App, naming: Naming, name: str) -> None:
+        self._app = app
+        self._naming = naming
+        self._name = name
+        self._retriers: dict[int, tuple[AsyncCache, AsyncRetrier]] = {}
 
-    async def invalidate(self, cache: AsyncCache, tags: tuple[str, ...], keys: tuple[str, ...]) -> bool:
-        """Invalidate tags and keys; return whether that has been done. Never raises for Redis' sake."""
+    @property
+    def owed(self) -> bool:
+        """Whether something could not be invalidated yet."""
+        return any(retrier.owed for _, retrier in self._retriers.values())
+
+    async def hand_on(
+        self,
+        cache: AsyncCache,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        rule: Matched | None,
+        ignored: Ignored,
+    ) -> None:
+        """Let the handler change something.
+
+        What is stale then is invalidated before the client hears of it, and once more when the handler has ended:
+        some commit after their answer (dependencies of FastAPI with `yield`). Of a handler that fails nobody knows
+        whether it has made its change: a rule's tags are invalidated then as well, for they are to be trusted.
+        """
+        retrier = self._retrier(cache)
+        stale: Work | None = None
+        refused = owed = False
+
+        async def sending(message: Message) -> None:
+            nonlocal stale, refused, owed
+            if message["type"] == "http.response.start":
+                status, headers = message["status"], list(message.get("headers", ()))
+                refused = 400 <= status < (600 if rule is None else 500)
+                if not refused:
+                    stale = self._naming.stale(scope, rule, ignored, headers, cache.prefix)
+                    owed = bool(stale) and await retrier.invalidate(stale) is not None
+                    if owed and self._name:
+                        headers.append(said(self._name, "fwd=method", "detail=not-invalidated-yet"))
+                        message = {**message, "headers": headers}
+            await send(message)
+
         try:
-            await _now(cache, tags, keys)
-        except InvalidationError as error:
-            log.error("changed, but not invalidated yet: %s", error)
-        else:
-            return True
-        until = asyncio.get_running_loop().time() + DAY_MS / 1000  # nothing lives longer
-        for item in (*(("tag", tag) for tag in tags), *(("key", key) for key in keys)):
-            self._owed[item] = until
-        while len(self._owed) > _MOST:
-            given_up = next(iter(self._owed))
-            del self._owed[given_up]
-            log.error("never invalidated: %s %s", *given_up)
-        if self._paying is None or self._paying.done():
-            self._paying = asyncio.create_task(self._pay(cache))
-        return False
+            await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            if not refused:
+                retrier.later(stale or self._naming.stale(scope, rule, ignored, (), cache.prefix))
+            raise
+        except Exception:
+            if stale is None and not refused and rule is not None:
+                stale = self._naming.stale(scope, rule, ignored, (), cache.prefix)
+            raise
+        finally:
+            if owed and stale:
+                retrier.later(stale)  # what was paid meanwhile, too
+            elif stale:
+                await retrier.invalidate(stale)
 
     async def close(self) -> None:
-        """Stop repeating; what is still owed is logged."""
-        if self._paying is not None:
-            self._paying.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._paying
-        if self._owed:
-            log.error("never invalidated: %s", ", ".join(name for _, name in self._owed))
+        """Stop repeating, after a last attempt; what is still owed then is logged."""
+        for _, retrier in list(self._retriers.values()):
+            await retrier.close()
 
-    async def _pay(self, cache: AsyncCache) -> None:
-        clock, pause = asyncio.get_running_loop().time, _FIRST_PAUSE
-        while self._owed:
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-            due = {item: until for item, until in self._owed.items() if until > clock()}
-            tags = tuple(name for kind, name in due if kind == "tag")
-            keys = tuple(name for kind, name in due if kind == "key")
-            try:
-                await _now(cache, tags, keys)
-            except InvalidationError:
-                continue
-            log.warning("invalidated at last: %s", ", ".join((*tags, *keys)))
-            # What was added meanwhile is owed still.
-            self._owed = {
-                item: until for item, until in self._owed.items() if due.get(item) != until > clock()
-            }
-
-
-async def _now(cache: AsyncCache, tags: tuple[str, ...], keys: tuple[str, ...]) -> None:
-    if tags:
-        await cache.invalidate_tags(*tags)
-    for key in keys:
-        await cache.invalidate_key(key)
+    def _retrier(self, cache: AsyncCache) -> AsyncRetrier:
+        known = self._retriers.get(id(cache))
+        if known is None:
+            if len(self._retriers) >= _CACHES:
+                self._retriers = {name: each for name, each in self._retriers.items() if each[1].owed}
+            known = self._retriers[id(cache)] = (cache, AsyncRetrier(cache))
+        return known[1]
