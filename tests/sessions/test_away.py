@@ -12,6 +12,7 @@ import pytest
 from neverstale import AsyncCache
 from neverstale.errors import InvalidationError, RedisUnavailable
 from neverstale.sessions import AsyncSessions
+from neverstale.sessions.doubt import Doubt
 from neverstale.testing.servers import RedisServer, binaries
 from tests.behaviour.faces import Faces, Kind, open_faces
 from tests.sessions.conftest import SessionFace
@@ -86,6 +87,45 @@ async def test_an_invalidation_is_made_up_for(faces: Faces, own_server: RedisSer
         receipt = await sessions.invalidate_again(error)
         assert (receipt.kind, receipt.names) == (error.kind, error.names)
     assert await other.get(issued.id) is None
+
+
+async def test_who_logged_out_in_an_outage_is_out_when_it_ends(faces: Faces, own_server: RedisServer) -> None:
+    """A process that has seen the outage asks the store, until the copy that Redis still has is invalidated."""
+    store = MemoryStore()
+    sessions = SessionFace(faces.make(patient_timeout=0.5), store)
+    other = SessionFace(faces.make(timeout=0.2), store)
+    issued, stays, first = [await sessions.log_in(None, user, {"n": 1}) for user in ("7", "8", "9")]
+    assert await other.get(issued.id) == {"n": 1}
+    assert await other.get(stays.id) == {"n": 1}
+    own_server.freeze()
+    with pytest.raises(InvalidationError):
+        await sessions.destroy(first.id)  # on a connection that is there: Redis does that when it goes on
+    with pytest.raises(InvalidationError) as destroyed:
+        await sessions.destroy(issued.id)
+    assert await other.get(stays.id) == {"n": 1}
+    own_server.thaw()
+    there = own_server.keys()
+    copies = [key for key in there if issued.session.digest.encode() in key]
+    asked = store.calls["load"]
+    assert await other.get(issued.id) is None
+    assert await other.get(stays.id) == {"n": 1}
+    assert store.calls["load"] == asked + 2
+    assert len(copies) == 1  # else nothing was shown
+    await sessions.invalidate_again(destroyed.value)
+
+
+def test_doubt_is_of_outages_and_ends() -> None:
+    """Copies are doubted after half a second without an answer, for three; a late answer changes nothing."""
+    times = iter((100.0, 100.0, 100.3, 101.0, 103.9, 104.1, 200.0))
+    doubt = Doubt(lambda: next(times))
+    assert doubt.note(True)
+    assert not doubt.note(False)
+    assert doubt.note(True)
+    assert not doubt.note(False)
+    assert not doubt.note(True)
+    assert not doubt.note(True)
+    assert doubt.note(True)
+    assert doubt.note(True)  # nobody asked for long: that is no outage
 
 
 async def test_without_a_store_nobody_is_found(faces: Faces, own_server: RedisServer) -> None:

@@ -21,6 +21,7 @@ from neverstale.sealing import ValueSealer
 
 from . import changes
 from .aside import Aside, read_through
+from .doubt import Doubt
 from .kept import Kept
 from .model import (
     UNCHANGED,
@@ -71,6 +72,7 @@ class BaseSessions(Generic[D]):
         self._ring = Keyring(keys) if keys else None
         self._plain = self._sealer_of_any()
         self._store = store
+        self._doubt = Doubt()
         self._of_dicts = (get_origin(kind) or kind) is dict
         frame = Frame(
             cache._keys,
@@ -146,7 +148,9 @@ class BaseSessions(Generic[D]):
     def _judge(self, found: Found, certain: bool) -> Session[D] | None:
         """Return the session that a read found, if it may be used; count what it was."""
         counters = self._base._counters
-        if found.value is not MISS and self._rules.alive(found.value, _now_ms()):
+        # Redis alone is asked whatever has been: it is the truth.
+        believed = self._doubt.note(found.seen is not None) or self._store is None
+        if believed and found.value is not MISS and self._rules.alive(found.value, _now_ms()):
             counters.hits += 1
             session: Session[D] = found.value
             return session
@@ -162,7 +166,7 @@ class BaseSessions(Generic[D]):
         """Ask the store, also about a session that is over by a copy of it: it may have been seen since."""
         seen = found.seen
         if seen is not None and found.value is not MISS:
-            seen = seen.expired()
+            seen = None if self._doubt.holds else seen.expired()
         return read_through(self._place.frame, self._plan(digest), seen)
 
     def _due(self, session: Session[D]) -> bool:
