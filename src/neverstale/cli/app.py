@@ -13,7 +13,7 @@ import typer
 from neverstale.drive.connection import REDIS_ERRORS, unavailable
 from neverstale.errors import NeverstaleError, RedisUnavailable, UsageError
 
-from . import entries, examining, figures, warming
+from . import ending, entries, examining, figures, listing, warming
 from .output import Output, plain
 from .tool import AWAY, FOUND, INTERRUPTED, OK, USAGE, Refused, Tool
 
@@ -42,11 +42,9 @@ app.command("ping", short_help="Does Redis answer, and how fast.")(figures.ping)
 app.command("stats", short_help="What all processes have counted, by prefix.")(figures.stats)
 app.command("top", short_help="Watch rates, hit rates, what is hot, Redis.")(figures.top)
 app.command("get", short_help="What is stored under a key, and is it served.")(entries.get)
-app.command("keys", short_help="List keys that match a pattern.")(entries.keys)
-app.add_typer(
-    entries.invalidating, name="invalidate", short_help="Invalidate by hand: keys, a pattern, tags."
-)
-app.command("clear", short_help="Invalidate the whole namespace.")(entries.clear)
+app.command("keys", short_help="List keys that match a pattern.")(listing.keys)
+app.add_typer(ending.invalidating, name="invalidate", short_help="Invalidate by hand: keys, a pattern, tags.")
+app.command("clear", short_help="Invalidate the whole namespace.")(ending.clear)
 app.command("doctor", short_help="Examine Redis and its keys; mend TTLs.")(examining.doctor)
 app.command("warm", short_help="Fill the cache by an application's jobs.")(warming.warm_command)
 
