@@ -21,14 +21,18 @@ from sqlalchemy.exc import DBAPIError
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from neverstale.warm import RedisPosition, Summary, Warmer
+from neverstale.warm.running import ending_on_ctrl_c
+
 from . import caching
 from . import load as load_generator
+from . import warm as warming
 from .app import configure_logging
 from .caching import CachedCatalog
 from .db import UNREACHABLE, Database, explain
 from .seed import FULL, SMALL, seed, seeded_as
 from .settings import Settings, SettingsError
-from .warm import warm
+from .statements import Statements
 
 __all__ = ["main"]
 
@@ -198,41 +202,87 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @app.command(name="warm")
 def warm_command(
-    pages: Annotated[int, typer.Option(min=1, max=100, help="of each list")] = 3,
-    products: Annotated[int, typer.Option(min=0, help="the most popular")] = 500,
+    pages: Annotated[int, typer.Option(min=1, max=100, help="of the list of everything")] = warming.PAGES,
+    products: Annotated[int, typer.Option(min=0, help="the most popular")] = warming.PRODUCTS,
+    hot: Annotated[
+        int, typer.Option(min=0, max=500, help="what the running version is asked for most")
+    ] = warming.HOT,
+    at_once: Annotated[int, typer.Option(min=1, max=64, help="reads side by side")] = 4,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="loads begun per second, at most")] = None,
+    limit: Annotated[
+        float | None, typer.Option(min=0.1, help="seconds after which no more are begun")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="go on where a run of the last hour was killed")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="the summary for programs")] = False,
 ) -> None:
-    """Fill the cache with what is asked for first."""
+    """Fill the cache with what is asked for first; run it on deploy, before visitors come.
+
+    What is cached already is left as it is. Ctrl-C ends it with a summary, and the next run goes on from there.
+    """
     settings = _settings()
     logging.getLogger("neverstale").setLevel(logging.ERROR)  # what goes wrong is said here, once
     if not settings.cache_enabled:
         out.print("The cache is off (CACHE_ENABLED=0): nothing to warm.")
         return
     with _database_errors():
-        _run(_warm(settings, pages, products), "warming was interrupted; what was filled stays")
+        summary, statements = _run(
+            _warm(settings, pages, products, hot, resume, at_once=at_once, rate=rate, limit=limit),
+            "warming was interrupted; what was filled stays",
+        )
+    if as_json:
+        out.print_json(data={**summary.as_dict(), "statements": statements.total, "peak": statements.peak})
+    else:
+        _tell(summary, statements)
+    if summary.ended == "interrupted":
+        raise typer.Exit(130)
+    if summary.failed or summary.left:
+        raise typer.Exit(1)
 
 
-async def _warm(settings: Settings, pages: int, products: int) -> None:
+async def _warm(
+    settings: Settings, pages: int, products: int, hot: int, resume: bool, **limits: Any
+) -> tuple[Summary, Statements]:
     await _check(settings)
-    db = Database(settings.database_url)
-    catalog = await CachedCatalog.open(db, settings)
-    try:
-        redis = await catalog.health()
+    async with warming.opened(settings) as shop:
+        cache = shop.catalog.cache
+        assert cache is not None
+        redis = (await cache.health()).redis
         if redis != "ok":
             _fail(f"cannot warm the cache: {redis}")
-        began = time.monotonic()
-        with _progress() as bar:
-            task = bar.add_task("warming", total=None)
-            filled = await warm(
-                db,
-                catalog,
-                pages,
-                products,
-                lambda done, total: bar.update(task, completed=done, total=total),
+        found = await warming.jobs_of(shop, await warming.learnt(shop, hot), pages=pages, products=products)
+        position = RedisPosition(cache, "shop")
+        if not resume:
+            await position.clear()
+        with _progress(err) as bar:
+            task = bar.add_task("warming", total=len(found))
+            warmer = Warmer(
+                found,
+                position=position,
+                progress=lambda summary: bar.update(task, completed=summary.finished),
+                **limits,
             )
-        out.print(f"Warmed {filled:,} entries in {time.monotonic() - began:.1f} s.", highlight=False)
-    finally:
-        await catalog.close()
-        await db.close()
+            with ending_on_ctrl_c(warmer):
+                return await warmer.run(), shop.db.statements
+
+
+def _tell(summary: Summary, statements: Statements) -> None:
+    told = [f"{summary.filled:,} filled", f"{summary.skipped:,} were there", f"{summary.failed:,} failed"]
+    if summary.resumed:
+        told.append(f"{summary.resumed:,} done before")
+    if summary.left:
+        told.append(
+            f"{summary.left:,} left ({'the time was up' if summary.ended == 'time' else 'interrupted'})"
+        )
+    out.print(
+        f"Warmed in {summary.seconds:.1f} s: {', '.join(told)}. "
+        f"The database was asked {statements.total:,} statements, at most {statements.peak} at once.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for name, problem in summary.failures[:10]:
+        err.print(f"shop: {name}: {problem}", highlight=False, soft_wrap=True, markup=False)
 
 
 app.command(name="load")(load_generator.command)
@@ -273,11 +323,11 @@ def _fail(problem: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _progress() -> Progress:
+def _progress(console: Console = out) -> Progress:
     return Progress(
         TextColumn("{task.description:>12}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=out,
+        console=console,
     )

@@ -107,26 +107,6 @@ def _up(base: str) -> bool:
         return False
 
 
-def test_warm_fills_the_cache(new_database: Callable[[str], str], redis_server: RedisServer) -> None:
-    """After warming, the first visitor gets a hit."""
-    shop = RunningShop(new_database("sqlite"), redis_server.url, namespace="test-warm")
-    try:
-        said = run(
-            "warm",
-            "--products",
-            "20",
-            DATABASE_URL=shop.database_url,
-            REDIS_URL=redis_server.url,
-            NEVERSTALE_NAMESPACE="test-warm",
-        )
-        assert said.returncode == 0, said.stderr
-        assert "Warmed 143 entries" in said.stdout
-        for path in ("/", "/?page=3", "/?category=rugs", "/api/products?category=aquarium", "/api/products"):
-            assert shop.client().get(path).headers["shop-cache"] == "hit", path
-    finally:
-        shop.stop()
-
-
 def test_warm_without_redis_is_one_line(new_database: Callable[[str], str]) -> None:
     """There is nothing to fill: one line, status 1. With the cache off: a word, status 0."""
     url = new_database("sqlite")
