@@ -44,7 +44,7 @@ from .seed import FULL, SMALL, Size, seed, seeded_as
 from .settings import Settings
 from .traffic import KINDS, Member, Request, Visitors
 
-__all__ = ["LoadError", "command", "main", "measure"]
+__all__ = ["LoadError", "command", "main", "measure", "running_redis", "running_shop", "seeded_database"]
 
 # Drawn once for each kind and asked again and again: about what a shop is asked within the five minutes that entries
 # live, so that most of it is in the cache, as it is after a while in production.
@@ -76,7 +76,7 @@ async def measure(
 ) -> dict[str, Any]:
     """Start both shops, ask them in turn, and return the figures of each kind, off and on, with their ratio."""
     async with contextlib.AsyncExitStack() as stack:
-        db = await stack.enter_async_context(_database(environ, postgres, size, say))
+        db = await stack.enter_async_context(seeded_database(environ, postgres, size, say))
         admin, members = await stack.enter_async_context(logged_in(db))
         async with db.read() as session:
             ids = list(await session.scalars(select(Product.id).order_by(Product.id)))
@@ -84,9 +84,9 @@ async def measure(
             newest = await session.scalar(select(func.max(Order.created_at)))
         if not ids or not slugs or newest is None:
             raise LoadError("there are no products or no orders in this database")
-        environ["REDIS_URL"] = environ.get("REDIS_URL") or stack.enter_context(_redis())
+        environ["REDIS_URL"] = environ.get("REDIS_URL") or stack.enter_context(running_redis())
         ports = {
-            mode: await stack.enter_async_context(_shop(environ, flag, workers))
+            mode: await stack.enter_async_context(running_shop(environ, flag, workers))
             for mode, flag in (("off", "0"), ("on", "1"))
         }
         stack.push_async_callback(_log_out, ports["on"], [admin, *members])
@@ -156,7 +156,7 @@ async def _log_out(port: int, members: Sequence[Member]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _database(
+async def seeded_database(
     environ: dict[str, str], postgres: bool, size: Size, say: Console
 ) -> AsyncIterator[Database]:
     """Give the shop's database, or one of our own: on PostgreSQL, small, or where there is none yet."""
@@ -197,7 +197,8 @@ def _postgres() -> PostgresServer:
 
 
 @contextlib.contextmanager
-def _redis() -> Iterator[str]:
+def running_redis() -> Iterator[str]:
+    """Start a server of our own and give its URL."""
     found = binaries()
     binary = found.get("valkey") or found.get("redis")
     if binary is None:
@@ -207,7 +208,8 @@ def _redis() -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def _shop(environ: dict[str, str], cache: str, workers: int) -> AsyncIterator[int]:
+async def running_shop(environ: dict[str, str], cache: str, workers: int) -> AsyncIterator[int]:
+    """Serve the shop (observed.py) with its cache on, "1", or off, "0", and give its port."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "shop.observed:create_app", "--factory", "--host", HOST]
     command += ["--port", str(port), "--workers", str(workers), "--log-level", "warning"]
