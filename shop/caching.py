@@ -29,11 +29,8 @@ database.) What this cannot cover is a process that dies in between; an outbox i
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -41,6 +38,7 @@ from typing import Any, Generic, TypeVar
 from neverstale import AsyncCache, InvalidationError
 from neverstale import Settings as Options
 from neverstale.computed import AsyncComputed
+from neverstale.owed import AsyncRetrier, Work
 from neverstale.web.asgi import Rule
 
 from . import catalog
@@ -71,7 +69,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-log = logging.getLogger("shop.caching")
 
 VERSION = 1  # raised with every change of shape of what is cached (views.py)
 PREFIX = "catalog:"
@@ -123,8 +120,6 @@ RUNNING = Freshness(soft_ttl=30, ttl=300, stale_if_error=3600)
 # to see that, and half a day is a working day: who looks each morning pays for one computation. The rest of the day
 # that Redis may keep it is for an outage.
 CLOSED = Freshness(soft_ttl=3600, ttl=43_200, stale_if_error=43_200)
-# An invalidation that failed is owed for so long.
-_LONGEST = CLOSED.ttl + CLOSED.stale_if_error
 
 
 @dataclass
@@ -154,8 +149,7 @@ class CachedCatalog:
         self._db = db
         self._cache = cache
         self._computed = None if cache is None else AsyncComputed(cache)
-        self._owed: dict[str, float] = {}  # tags still to be invalidated, and until when that matters
-        self._paying: asyncio.Task[None] | None = None
+        self._retrier = None if cache is None else AsyncRetrier(cache)
 
     @classmethod
     async def open(cls, db: Database, settings: Settings) -> CachedCatalog:
@@ -249,39 +243,12 @@ class CachedCatalog:
 
     async def forget(self, *tags: str) -> None:
         """Invalidate tags, after a commit. Never raises for Redis' sake: see the top of this module."""
-        if self._cache is None:
+        if self._retrier is None:
             return
-        try:
-            await self._cache.invalidate_tags(*tags)
-        except InvalidationError as error:
-            log.error("committed, but not invalidated yet: %s", error)
+        if await self._retrier.invalidate(Work(tags)) is not None:
             current = note.get()
             if current is not None:
                 current.not_invalidated = True
-            until = asyncio.get_running_loop().time() + _LONGEST
-            self._owed |= dict.fromkeys(tags, until)
-            if self._paying is None or self._paying.done():
-                self._paying = asyncio.create_task(self._pay())
-
-    async def _pay(self) -> None:
-        """Repeat invalidations that failed, until they work or all that they concern has expired."""
-        clock = asyncio.get_running_loop().time
-        pause = 0.1
-        while self._owed:
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 1.0)
-            owed = {tag: until for tag, until in self._owed.items() if until > clock()}
-            if owed:
-                try:
-                    assert self._cache is not None
-                    await self._cache.invalidate_tags(*owed)
-                except InvalidationError:
-                    continue
-                log.warning("invalidated at last: %s", ", ".join(owed))
-            # What was added meanwhile is owed still.
-            self._owed = {
-                tag: until for tag, until in self._owed.items() if owed.get(tag, 0.0) < until > clock()
-            }
 
     async def forget_everything(self) -> str | None:
         """Invalidate all that was ever cached of this database; returns what went wrong, if it did."""
@@ -302,16 +269,8 @@ class CachedCatalog:
 
     async def close(self) -> None:
         """Let go of Redis."""
-        if self._paying is not None:
-            self._paying.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._paying
-        if self._cache is not None:
-            if self._owed:
-                try:
-                    await self._cache.invalidate_tags(*self._owed)
-                except InvalidationError:
-                    log.error("never invalidated: %s", ", ".join(self._owed))
+        if self._cache is not None and self._retrier is not None:
+            await self._retrier.close()
             await self._cache.close()
 
 
