@@ -172,3 +172,18 @@ async def test_who_is_cancelled_does_not_come_in_between(own_server: RedisServer
         go_on.set()
         await cache._driver.close()
         assert own_server.keys() == []
+
+
+async def test_a_visit_that_cannot_be_noted(faces: Faces) -> None:
+    """With the database away, a session that Redis knows is found: only its visit is not noted."""
+    store = MemoryStore()
+    sessions = SessionFace(faces.make(), store, seen_every=0.001)
+    issued = await sessions.begin({"a": 1}, user="7")
+    await asyncio.sleep(0.002)
+
+    def away(_: str) -> None:
+        raise ConnectionError("the database is away")
+
+    store.before = away
+    found = await sessions.find(issued.id, touch=True)
+    assert (found.data, found.seen_at) == ({"a": 1}, issued.session.seen_at)

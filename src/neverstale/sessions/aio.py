@@ -8,7 +8,7 @@ from typing import TypeVar
 from neverstale.base import Ttl
 from neverstale.cache_async import AsyncCache
 from neverstale.core.commands import Flow
-from neverstale.errors import InvalidationError, RedisUnavailable
+from neverstale.errors import InvalidationError
 from neverstale.receipt import Receipt
 
 from . import changes
@@ -79,7 +79,8 @@ class AsyncSessions(BaseSessions[D]):
 
         Args:
             session_id: what the client sent, whatever that is.
-            touch: whether its user is there, so that "last seen" is noted, at most once in `seen_every`.
+            touch: whether its user is there, so that "last seen" is noted, at most once in `seen_every`; where that
+                fails it is logged, for a copy of the session can be used while the database is away.
             certain: whether to raise, without a store, rather than to find nobody where Redis does not answer.
 
         Raises:
@@ -96,8 +97,8 @@ class AsyncSessions(BaseSessions[D]):
         if touch and session is not None and self._due(session):
             try:
                 session = await self._run(changes.touch(self._place, digest))
-            except RedisUnavailable:
-                return session  # without a store: it was there a moment ago
+            except Exception as error:  # noqa: BLE001 - a store may raise anything; it was there a moment ago
+                self._not_noted(session, error)
         return session
 
     # --- beginning and ending ------------------------------------------------------------------------------------

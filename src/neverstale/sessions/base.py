@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, get_origin
@@ -41,6 +42,8 @@ from .secret import Keyring, SecretSealer
 __all__ = ["ABSOLUTE", "GRACE", "IDLE", "SEEN_EVERY", "TTL", "BaseSessions"]
 
 D = TypeVar("D")
+
+logger = logging.getLogger("neverstale")
 
 #: A day is the longest that anything lives in Redis.
 TTL = 86_400.0
@@ -171,6 +174,10 @@ class BaseSessions(Generic[D]):
 
     def _due(self, session: Session[D]) -> bool:
         return self._rules.due(session, _now_ms())
+
+    @staticmethod
+    def _not_noted(session: Session[Any] | None, error: Exception) -> None:
+        logger.warning("the visit of %r could not be noted: %r", session, error)
 
     # --- changing ------------------------------------------------------------------------------------------------
 
