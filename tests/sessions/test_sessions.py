@@ -357,6 +357,18 @@ async def test_a_replaced_id_ends_after_the_grace(make: Make) -> None:
     assert await sessions.get(visitor.id) is None
 
 
+async def test_a_replaced_id_that_is_over_ends_nothing(make: Make) -> None:
+    """Who planted an id before a log-in cannot end the session with it after the grace."""
+    sessions = make(grace=0.01)
+    planted = await sessions.begin({"a": 1})
+    issued = await sessions.log_in(planted.id, "7", {"a": 1})
+    async with asyncio.timeout(20):
+        while await sessions.get(planted.id) is not None:  # noqa: ASYNC110 - time has no event
+            await asyncio.sleep(0.005)
+    assert await sessions.destroy(planted.id) is False
+    assert await sessions.get(issued.id) == {"a": 1}
+
+
 @pytest.mark.parametrize("by", [0, 1, 2])
 async def test_a_family_ends_together(sessions: SessionFace, other: SessionFace, by: int) -> None:
     """Destroying a session by any of its ids destroys it by all of them."""

@@ -74,6 +74,8 @@ class Kept:
                 name = ahead.pop()
                 gone[name] = None
                 held = yield from self.load(name)
+                if held is not None and not frame.rules.alive(held.session, (yield from Wall())):
+                    continue  # an id that is over ends nothing else
                 if held is not None and not held.session.superseded:
                     found = True
                     # A rotation in flight is cancelled, or it is done and seen now.
