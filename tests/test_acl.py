@@ -9,10 +9,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from neverstale import AsyncCache, Cache, InvalidationEvent, add_tags
 from neverstale.computed import AsyncComputed, Computed
+from neverstale.dashboard import Dashboard
 from neverstale.sessions import AsyncSessions, Sessions
 from neverstale.testing.servers import RedisCluster, RedisServer, Server, binaries
 from neverstale.warm import RedisPosition
@@ -80,6 +82,7 @@ async def everything(url: str) -> None:
         assert await computed.memoize("k", load, 60, soft_ttl=30, stale_if_error=60) == 7
         await use_sessions(AsyncSessions(cache, type=dict[str, Any]))
         await answers(cache)
+        await look_and_act(cache)
         position = RedisPosition(cache)
         await position.add(["a"])
         assert await position.load() == {"a"}
@@ -108,6 +111,21 @@ async def use_sessions(sessions: AsyncSessions[dict[str, Any]]) -> None:
     assert len(await sessions.of_user("ada")) == 1
     await sessions.destroy(rotated.id)
     await sessions.destroy_all("ada")
+
+
+async def look_and_act(cache: AsyncCache) -> None:
+    """Use the dashboard."""
+    token = "t" * 32
+    transport = httpx.ASGITransport(Dashboard(cache, token=token))
+    headers = {"sec-fetch-site": "same-origin"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop", headers=headers) as client:
+        await client.post("/login", data={"token": token})
+        seen = (await client.get("/api/overview")).json()
+        assert "error" not in seen
+        assert (await client.get("/api/look", params={"key": "product:7"})).status_code == 200
+        for order in ({"kind": "tag", "name": "one"}, {"kind": "pattern", "name": "product:*"}):
+            headers = {"x-forgery-token": seen["forgery_token"]}
+            assert (await client.post("/api/invalidate", json=order, headers=headers)).status_code == 200
 
 
 async def answers(cache: AsyncCache) -> None:

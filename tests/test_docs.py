@@ -17,6 +17,7 @@ REFERENCE = (ROOT / "docs/reference.md").read_text()
 #: Beside `neverstale` itself, where users import from.
 PLACES = (
     "neverstale.computed",
+    "neverstale.dashboard",
     "neverstale.doctor",
     "neverstale.metrics",
     "neverstale.sessions",
