@@ -121,6 +121,8 @@ class Marked:
             if isinstance(getattr(app, "routes", None), list | tuple):
                 return app
             app = getattr(app, "app", None)
+            if app is None:
+                break
         # Around a single route. The application's are the right ones only outside of all mounts.
         return None if "app_root_path" in scope else scope.get("app")
 
