@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis
 
-from bench import clearing, loads, measure, readers, report, single
+from bench import clearing, loads, measure, readers, report, single, web
 from bench.measure import Section
 from neverstale.testing.servers import RedisCluster, RedisServer, Server, binaries
 
@@ -24,6 +24,8 @@ SUBJECTS: dict[str, tuple[bool, Callable[[Server, int], Awaitable[Section]]]] = 
     "sync": (False, single.in_a_thread),
     "misses": (False, loads.cold),
     "stampede": (False, loads.stampede),
+    "responses": (False, web.responses),
+    "sessions": (False, web.sessions),
     "clearing": (False, lambda server, rounds: _clearing(server, rounds)),
     "cluster": (True, readers.on_a_cluster),
     "cluster-clearing": (True, lambda server, rounds: _clearing(server, rounds)),
