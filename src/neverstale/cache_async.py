@@ -525,6 +525,7 @@ class AsyncCache(BaseCache):
         renew: bool = False,
         wait: bool = True,
         fallback: bool = False,
+        limits: Limits | None = None,
     ) -> Any:
         """Load what was not found, under a lease, once for all who ask, and store it.
 
@@ -534,12 +535,14 @@ class AsyncCache(BaseCache):
             renew: what was found is not to be had as it is; it stays until something else takes its place.
             wait: False: who finds a load in flight does not wait for it, but loads for itself.
             fallback: with `renew`: whether to raise `HeldOff`, instead of loading, where that failed a moment ago.
+            limits: of time, instead of the settings'.
 
         Raises:
             Exception: what `load` raises.
         """
         seen = found.seen.expired() if renew and found.seen is not None else found.seen
-        plan = self._plan(self._keys.entry(key), load, life, tags, sealer, wait=wait, fallback=fallback)
+        entry = self._keys.entry(key)
+        plan = self._plan(entry, load, life, tags, sealer, limits, wait=wait, fallback=fallback)
         flow = lease.get_or_load(plan, seen, self._memory, self._counters)
         return self._give(await self._driver.run_apart(flow, self._counters))
 

@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from neverstale import AsyncCache
+from neverstale.testing.servers import RedisServer
 from neverstale.web.asgi import ResponseCacheMiddleware, Rule
 from tests.behaviour.faces import until
 from tests.responses.asking import Ask, Reply, answer, ask
@@ -472,3 +473,19 @@ async def test_shutdown_waits_for_background_tasks(cache: AsyncCache) -> None:
     go.set()
     await living
     assert done == ["mail", "closed"]
+
+
+async def test_slow_handler(redis_server: RedisServer) -> None:
+    """A handler that is slower than others' loads may be, and than its lease, runs once nevertheless."""
+    async with AsyncCache.from_url(
+        redis_server.url, namespace="web", timeout=5, patient_timeout=10, lease_ttl=0.1, wait_limit=0.05
+    ) as cache:
+
+        async def handler(request: Ask) -> Reply:
+            await asyncio.sleep(0.5)
+            return answer("done")
+
+        site = Site(handler, cache, RULES)
+        replies = await asyncio.gather(*(ask(site.app, "/a") for _ in range(50)))
+        assert {reply.body for reply in replies} == {b"done"}
+        assert site.calls == 1

@@ -29,6 +29,7 @@ from neverstale.base import MISS, Found
 from neverstale.core.keys import check_tags
 from neverstale.errors import HeldOff, UsageError
 from neverstale.lifetime import DAY_MS, Lifetime
+from neverstale.limits import Limits
 from neverstale.loading import Answer
 from neverstale.responses.fields import Headers
 from neverstale.responses.keys import NOTHING, answer_key, variant_key, without
@@ -110,6 +111,9 @@ class ResponseCacheMiddleware:
         targeted: without rules: header fields stronger than `Cache-Control`, the strongest first (RFC 9213): this
             cache acts for the origin, as a CDN does.
         uncacheable_for: seconds for which nobody waits for an answer that could not be stored the last time.
+        wait_limit: seconds that a client waits for the run that another has caused, then it has one of its own. 25:
+            below the 30 s after which proxies commonly give up; after a shorter time all who wait for a slow handler
+            would have it run at once.
 
     Raises:
         UsageError: an argument is wrong.
@@ -133,6 +137,7 @@ class ResponseCacheMiddleware:
         stale_if_error: float = 0.0,
         targeted: Iterable[str] = ("CDN-Cache-Control",),
         uncacheable_for: float = 5.0,
+        wait_limit: float = 25.0,
     ) -> None:
         if not isinstance(cache, AsyncCache) and not callable(cache):
             raise UsageError(
@@ -165,6 +170,7 @@ class ResponseCacheMiddleware:
         )
         self._marked = Marked(app)
         self._unkept_for = uncacheable_for
+        self._wait_limit = wait_limit
         # By the hashes of their keys: clients make these, of any length.
         self._unkept: dict[int, float] = {}
         self._changes = Changes(app, self._naming, name)
@@ -281,8 +287,12 @@ class ResponseCacheMiddleware:
 
     # --- looking --------------------------------------------------------------------------------------------------
 
-    async def _answer(self, call: Call, sealer: StoredSealer) -> None:
-        """Answer from the cache or, if it has nothing, from the handler."""
+    async def _answer(self, call: Call, sealer: StoredSealer, base: Stored | None = None) -> None:
+        """Answer from the cache or, if it has nothing, from the handler.
+
+        Args:
+            base: the base entry, where another's run has just made it: in Redis it may not be yet.
+        """
         cache, request = call.cache, call.request
         key, ident, missing = call.key, "", "uri-miss"
         if call.owner:
@@ -290,21 +300,23 @@ class ResponseCacheMiddleware:
             assert call.options is not None
             what = b"user:" + call.owner + selected(request.headers, call.options.vary_names)
             key = variant_key(call.key, ident, what)
-        found = await cache._find(key, sealer, call.tags)
-        stored: Stored | None = None if found.value is MISS else found.value
-        if stored is not None and stored.flags & Flag.PER_USER:
+        found = Found(MISS, None)
+        if base is None:
+            found = await cache._find(key, sealer, call.tags)
+            base = None if found.value is MISS else found.value
+        stored = base
+        if base is not None and base.flags & Flag.PER_USER:
             # A rule has changed: the fact that stands there is of another one.
             stored = None
-        elif stored is not None and not _selects(stored, request):
+        elif base is not None and not _selects(base, request):
             if not call.owner:
-                ident, missing = stored.ident, "vary-miss"
-                key = variant_key(call.key, ident, _digest(stored, request))
+                ident, missing = base.ident, "vary-miss"
+                key = variant_key(call.key, ident, _digest(base, request))
                 found = await cache._find(key, sealer, call.tags)
                 stored = None if found.value is MISS else found.value
             if stored is not None and not _selects(stored, request):
-                stored = (
-                    None  # the handler selects by yet other headers than last time: its newest answer counts
-                )
+                # The handler selects by yet other headers than last time: its newest answer counts.
+                stored = None
         now = _now_ms()
         if stored is None:
             await self._fetch(call, sealer, key, ident, found, None, f"fwd={missing}", fallback=False)
@@ -379,6 +391,7 @@ class ResponseCacheMiddleware:
                 renew=found.value is not MISS,
                 wait=not self._is_unkept(key, personal),
                 fallback=fallback,
+                limits=Limits(round(cache.settings.lease_ttl * 1000), self._wait_limit),
             )
         )
         try:
@@ -423,7 +436,7 @@ class ResponseCacheMiddleware:
                 if key == call.key and not call.again:
                     # Now that it is known what answers differ by, there is a variant to look for, or to wait for.
                     call.again = True
-                    await self._answer(call, sealer)
+                    await self._answer(call, sealer, shared)
                     return
             elif judge(shared, request, now, obey=False, owner=call.owner) in (Use.HIT, Use.STALE):
                 await self._giver.stored(call, shared, now, why, "collapsed")
