@@ -24,7 +24,7 @@ from uvicorn.supervisors import Multiprocess
 from neverstale.warm import RedisPosition, Summary, Warmer
 from neverstale.warm.running import ending_on_ctrl_c
 
-from . import caching
+from . import caching, curve
 from . import load as load_generator
 from . import warm as warming
 from .app import configure_logging
@@ -286,6 +286,7 @@ def _tell(summary: Summary, statements: Statements) -> None:
 
 
 app.command(name="load")(load_generator.command)
+app.command(name="curve")(curve.command)
 
 
 # -- what the commands share ------------------------------------------------------------------------------------------
