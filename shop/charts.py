@@ -5,7 +5,8 @@ pixels, so letters have the same size on a phone and on a desktop. What does not
 (`roomy`, `tight`). Colours are classes (static/charts.css); `title` elements say what each mark stands for, and
 static/charts.js shows them better.
 
-Amounts are whole cents and never negative.
+Amounts are whole cents and never negative. A page has hundreds of marks, and `Markup.format` takes its time: where
+there are many of something, the words are escaped one by one and all else is numbers of our own.
 """
 
 from __future__ import annotations
@@ -184,12 +185,10 @@ def _y(cents: float, top: int) -> float:
 
 def _gridlines(ticks: Sequence[int]) -> Iterator[Markup]:
     for cents in ticks:
-        y = _y(cents, ticks[-1])
-        yield Markup('<line class="{}" x1="0" x2="100%" y1="{}" y2="{}"/>').format(
-            "grid" if cents else "base", y, y
-        )
-        yield Markup('<text class="amount" x="-10" y="{}" dy="0.35em">{}</text>').format(
-            y, tick_text(cents, ticks[-1])
+        y, line = _y(cents, ticks[-1]), "grid" if cents else "base"
+        yield Markup(f'<line class="{line}" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
+        yield Markup(
+            f'<text class="amount" x="-10" y="{y}" dy="0.35em">{escape(tick_text(cents, ticks[-1]))}</text>'
         )
 
 
@@ -200,11 +199,11 @@ def _time_axis(starts: Sequence[date]) -> Iterator[Markup]:
             both = wide.get(i) == thin.get(i)
             if both and which == "tight":
                 continue
-            x = (i + 0.5) / len(starts) * 100
-            yield Markup('<g{}><line class="tick" x1="{x}%" x2="{x}%" y1="{y}" y2="{end}"/>').format(
-                "" if both else Markup(f' class="{which}"'), x=_short(x), y=_TOP + _PLOT, end=_TOP + _PLOT + 5
-            ) + Markup('<text class="when" x="{}%" y="{}">{}</text></g>').format(
-                _short(x), _TOP + _PLOT + 21, text
+            x, y = _short((i + 0.5) / len(starts) * 100), _TOP + _PLOT
+            group = "" if both else f' class="{which}"'
+            yield Markup(
+                f'<g{group}><line class="tick" x1="{x}%" x2="{x}%" y1="{y}" y2="{y + 5}"/>'
+                f'<text class="when" x="{x}%" y="{y + 21}">{escape(text)}</text></g>'
             )
 
 
@@ -223,7 +222,6 @@ def _marks(
         words = mark.words
         if means and i >= mean_of - 1:
             words += f"\nMean of {mean_of} days: {price(round(means[i - mean_of + 1]))}"
-        # There may be a thousand: only the words are escaped, all else is numbers.
         yield Markup(
             f'<g class="datum"><rect class="hit" x="{_short(i * band)}%" y="{_TOP}" width="{_short(band)}%" '
             f'height="{_PLOT}"/>{column}<title>{escape(words)}</title></g>'
@@ -275,38 +273,34 @@ def bars(title: str, marks: Sequence[Mark]) -> Markup:
     top = ticks[-1]
     if not top:
         return Markup('<p class="nothing">No sales in this time.</p>')
-    lines = Markup("").join(
-        Markup('<line class="{}" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>').format(
-            "grid" if cents else "base", x=_short(cents / top * 100)
-        )
-        for cents in ticks
+    lines = "".join(
+        f'<line class="{kind}" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>'
+        for kind, x in (("grid" if cents else "base", _short(cents / top * 100)) for cents in ticks)
     )
     # A bar has the middle of its row; the gridlines of all rows meet.
-    rows = Markup("").join(
-        Markup(
-            '<li class="datum"><span class="name">{}</span> <span class="track"><svg width="100%" height="100%" '
-            'aria-hidden="true" focusable="false">{}<rect class="col" y="24%" width="{}%" height="52%"/>'
-            '<rect class="hit" width="100%" height="100%"/><title>{}</title></svg></span>'
-            '<span class="value">{}</span> <span class="hidden">{}</span></li>'
-        ).format(
-            Markup('<a href="{}">{}</a>').format(mark.href, mark.name) if mark.href else mark.name,
-            lines,
-            _short(mark.cents / top * 100),
-            mark.words,
-            price(mark.cents),
-            mark.note,
+    rows = Markup("".join(_bar(mark, lines, top) for mark in marks))
+    places = {0: " first", len(ticks) - 1: " last"}
+    axis = Markup(
+        "".join(
+            f'<text class="when{places.get(i, " roomy")}" x="{_short(cents / top * 100)}%" y="16">'
+            f"{escape(tick_text(cents, top))}</text>"
+            for i, cents in enumerate(ticks)
         )
-        for mark in marks
-    )
-    axis = Markup("").join(
-        Markup('<text class="when{}" x="{}%" y="16">{}</text>').format(
-            {0: " first", len(ticks) - 1: " last"}.get(i, " roomy"),
-            _short(cents / top * 100),
-            tick_text(cents, top),
-        )
-        for i, cents in enumerate(ticks)
     )
     return Markup(
         '<div class="plot" data-chart="{}"><ol class="bars">{}</ol><p class="bars-axis" aria-hidden="true">'
         '<span class="track"><svg width="100%" height="24" focusable="false">{}</svg></span></p></div>'
     ).format(title, rows, axis)
+
+
+def _bar(mark: Mark, lines: str, top: int) -> str:
+    name = escape(mark.name)
+    if mark.href:
+        name = Markup(f'<a href="{escape(mark.href)}">{name}</a>')
+    return (
+        f'<li class="datum"><span class="name">{name}</span> <span class="track"><svg width="100%" height="100%" '
+        f'aria-hidden="true" focusable="false">{lines}<rect class="col" y="24%" '
+        f'width="{_short(mark.cents / top * 100)}%" height="52%"/>'
+        f'<rect class="hit" width="100%" height="100%"/><title>{escape(mark.words)}</title></svg></span>'
+        f'<span class="value">{price(mark.cents)}</span> <span class="hidden">{escape(mark.note)}</span></li>'
+    )
