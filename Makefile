@@ -26,8 +26,9 @@ help: ## say what there is (this)
 demo: $(READY) ## the shop with its cache, on http://localhost:8000 (another port: make demo PORT=8001)
 	@exec $(BIN)/python -m shop.demo --port $(PORT) $(ARGS)
 
+# All of them side by side, one process a core; those that are named, one after the other.
 test: $(READY) ## all tests, with every server they need (some: make test ARGS="-k name")
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n auto --maxprocesses 8)
 
 check: $(READY) ## style, types, and whether the lock is in step with pyproject.toml
 	$(BIN)/python tools/lock.py --check
