@@ -77,7 +77,12 @@ TheShop = Annotated[Shop, Depends(the_shop)]
 
 def session_token(request: Request) -> str | None:
     """Return the id of the session that the client says it has."""
-    return request.cookies.get(_COOKIE)
+    return request.cookies.get(_cookie_of(request))
+
+
+def _cookie_of(request: Request) -> str:
+    # By https no other host of the domain can set it: browsers see to that for this prefix.
+    return f"__Host-{_COOKIE}" if request.url.scheme == "https" else _COOKIE
 
 
 async def _maybe_user(request: Request, shop: TheShop) -> Account | None:
@@ -114,7 +119,7 @@ def device_of(request: Request) -> str:
 def set_session_cookie(request: Request, response: Response, token: str) -> None:
     """Give the client its session: out of reach for scripts, not sent along by other sites' forms."""
     response.set_cookie(
-        _COOKIE,
+        _cookie_of(request),
         token,
         max_age=int(accounts.ABSOLUTE_LIFE.total_seconds()),
         httponly=True,
@@ -123,9 +128,10 @@ def set_session_cookie(request: Request, response: Response, token: str) -> None
     )
 
 
-def end_session_cookie(response: Response) -> None:
+def end_session_cookie(request: Request, response: Response) -> None:
     """Take the session back from the client."""
-    response.delete_cookie(_COOKIE, httponly=True, samesite="lax")
+    secure = request.url.scheme == "https"
+    response.delete_cookie(_cookie_of(request), httponly=True, samesite="lax", secure=secure)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

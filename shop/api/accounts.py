@@ -68,7 +68,7 @@ async def log_out(request: Request, shop: TheShop) -> Response:
     if token:
         await accounts.log_out(shop, token)
     response = Response(status_code=204)
-    end_session_cookie(response)
+    end_session_cookie(request, response)
     return response
 
 

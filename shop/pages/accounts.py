@@ -117,7 +117,7 @@ async def log_out(request: Request, shop: TheShop) -> Response:
     if token:
         await accounts.log_out(shop, token)
     response = RedirectResponse("/", 303)
-    end_session_cookie(response)
+    end_session_cookie(request, response)
     return response
 
 

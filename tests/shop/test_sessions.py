@@ -98,6 +98,22 @@ def person(shop: RunningShop, email: str) -> httpx.Client:
     return client
 
 
+async def test_the_cookie_by_https(here: Here) -> None:
+    """No other host can set it, and it is never sent in clear; the one by http is another."""
+    secure = "https://shop"
+    assert (await here.client.get(f"{secure}/api/me")).status_code == 401
+    said = (await here.client.post(f"{secure}/api/login", json=ADMIN)).headers["set-cookie"]
+    assert said.startswith("__Host-shop_session=")
+    assert {"Path=/", "Secure", "HttpOnly", "SameSite=lax"} < set(said.split("; "))
+    assert "Domain" not in said
+    assert (await here.client.get(f"{secure}/api/me")).status_code == 200
+    gone = (await here.client.post(f"{secure}/api/logout")).headers["set-cookie"]
+    assert gone.startswith('__Host-shop_session="";')
+    assert {"Max-Age=0", "Path=/", "Secure"} < set(gone.split("; "))
+    assert (await here.client.get(f"{secure}/api/me")).status_code == 401
+    assert (await here.client.get("/api/me")).status_code == 200
+
+
 def test_sessions_are_listed_and_ended(shop: RunningShop) -> None:
     """By their owner, one or all others; what is ended is refused with the next request."""
     email = f"list{shop.port}@example.org"
