@@ -306,3 +306,24 @@ async def test_many_at_once_change_many_fields(sessions: AsyncSessions[Any]) -> 
         )
         expected = {"keep": "2", **{f"new{number}": "1" for number in range(8)}}
         assert (await client.get("/read")).json() == expected
+
+
+async def test_what_it_costs() -> None:
+    """A hit is one command and a request without the cookie none, whether the session is looked at or not."""
+    with RedisServer.start(binaries()["redis"]) as server:
+        async with AsyncCache.from_url(server.url, timeout=5.0) as cache:
+            sessions = AsyncSessions(cache, type=dict[str, Any], store=AsyncMemoryStore())
+            async with browser(application(sessions)) as client, browser(application(sessions)) as stranger:
+                await client.post("/set/a/1")
+                await client.post("/login")
+                await client.get("/read")
+                for asks, path, expected in (
+                    (client, "/read", {"cmdstat_mget": 1}),
+                    (client, "/nothing", {"cmdstat_mget": 1}),
+                    (stranger, "/read", {}),
+                ):
+                    server.client().config_resetstat()
+                    assert (await asks.get(path)).status_code == 200
+                    stats: dict[str, Any] = server.client().info("commandstats")
+                    asked = {name: each["calls"] for name, each in stats.items() if "config" not in name}
+                    assert {name: calls for name, calls in asked.items() if "client" not in name} == expected
