@@ -319,6 +319,21 @@ async def test_a_visit_is_noted_now_and_then(make: Make) -> None:
     assert await hasty.get(issued.id) == {"a": 1}
 
 
+@on_one_server
+@pytest.mark.parametrize("stored", ["store"], indirect=True)
+async def test_what_was_not_invalidated_ends_with_the_next_visit(make: Make) -> None:
+    """A copy whose session the store has no more is refused when a visit is due: after `seen_every` at most."""
+    sessions = make()
+    issued = await sessions.begin({"a": 1}, user="7")
+    assert sessions.store is not None
+    sessions.store.rows.clear()  # as by a process that died before it came to the invalidation
+    assert await sessions.get(issued.id) == {"a": 1}
+    hasty = make(seen_every=0.001)
+    await asyncio.sleep(0.002)
+    for _ in range(2):
+        assert await hasty.find(issued.id, touch=True) is None
+
+
 # --- other ids ---------------------------------------------------------------------------------------------------
 
 
