@@ -13,8 +13,9 @@ from .traffic import Member, Request
 
 __all__ = ["Differences", "compare", "recognise"]
 
-# What a page says of itself: how long it took. All else is the same each time.
-_TOOK = re.compile(rb'<p class="took" .*?</p>')
+# What a page says of itself: how long it took, and to administrators where to look at the cache, if there is one. All
+# else is the same each time.
+_OWN = re.compile(rb'<p class="took" .*?</p>|<li><a href="/cache/">Cache</a></li>\s*')
 
 
 @dataclass
@@ -56,7 +57,7 @@ async def recognise(ports: Mapping[str, int], members: Iterable[Member], differe
 
 
 def _shown(answer: Answer) -> bytes:
-    return _TOOK.sub(b"", answer.body)
+    return _OWN.sub(b"", answer.body)
 
 
 def _knows(request: Request, answer: Answer) -> bool:
