@@ -16,7 +16,8 @@ import msgspec
 
 from neverstale.codecs import JSON, RESPONSE, TEXT, Undecodable, unpack
 from neverstale.config import Settings
-from neverstale.core.commands import Call, Fetch, Flow, Together, Wall
+from neverstale.core.calls import ABSENT, TimeLeft
+from neverstale.core.commands import Fetch, Flow, Together, Wall
 from neverstale.core.entry import Entry
 from neverstale.core.keys import Keys
 from neverstale.core.policy import State, examine
@@ -26,8 +27,6 @@ __all__ = ["Lookup", "TagLook", "look_up"]
 _CODECS: Final = {TEXT: "text", JSON: "json", RESPONSE: "response", 0xAE: "encrypted"}
 _COMPRESSIONS: Final = {0: "none", 1: "zlib", 2: "zstd"}
 _SESSIONS: Final = "session:"
-#: What PTTL replies for a key that is not there.
-_ABSENT: Final = -2
 
 
 @dataclass(frozen=True)
@@ -88,21 +87,6 @@ class Lookup:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pttl(Call[int]):
-    name: str
-
-    @property
-    def key(self) -> str:
-        return self.name
-
-    def words(self) -> tuple[Any, ...]:
-        return ("PTTL", self.name)
-
-    def parse(self, reply: Any) -> int:
-        return int(reply)
-
-
 def look_up(
     key: str, keys: Keys, settings: Settings, *, name: str | None = None, show_data: bool = False
 ) -> Flow[Lookup]:
@@ -121,7 +105,7 @@ def look_up(
     """
     name = name or keys.entry(key)
     (raw,) = yield from Fetch((name,))
-    (ttl,) = yield from Together((_Pttl(name),))
+    (ttl,) = yield from Together((TimeLeft(name),))
     now = yield from Wall()
     seen = examine(raw, (), (), now)
     stamps: Mapping[str, bytes | None] = {}
@@ -130,7 +114,7 @@ def look_up(
         found = yield from Fetch(tuple(map(keys.stamp, tags)))
         stamps = dict(zip(tags, found, strict=True))
         seen = examine(raw, tags, found, now)
-    there = raw is not None or ttl != _ABSENT
+    there = raw is not None or ttl != ABSENT
     ttl_ms = ttl if ttl >= 0 else None
     if seen.entry is None:
         state = "foreign" if there else "absent"

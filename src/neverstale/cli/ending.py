@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Final
+from dataclasses import asdict
+from typing import Annotated, Final
 
 import typer
 from redis.exceptions import NoPermissionError
 from rich.text import Text
 
 from neverstale.cache import Cache
-from neverstale.core.commands import Call, Flow, Together
+from neverstale.core.calls import Count
+from neverstale.core.commands import Flow, Together
 from neverstale.core.keys import Keys, check_tags
 from neverstale.doctor.nodes import nodes_of
 from neverstale.errors import RedisUnavailable
@@ -181,21 +182,6 @@ def _named(names: Iterable[str]) -> str:
     return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Card(Call[int]):
-    members: str
-
-    @property
-    def key(self) -> str:
-        return self.members
-
-    def words(self) -> tuple[Any, ...]:
-        return ("SCARD", self.members)
-
-    def parse(self, reply: Any) -> int:
-        return int(reply)
-
-
 def _cards(view: Keys, tags: tuple[str, ...]) -> Flow[list[int]]:
-    found: list[int] = yield from Together(tuple(_Card(view.members(tag)) for tag in tags))
+    found: list[int] = yield from Together(tuple(Count(view.members(tag)) for tag in tags))
     return found

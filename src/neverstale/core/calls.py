@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from .commands import Call
 
 __all__ = [
+    "ABSENT",
     "DIGESTS",
     "SOURCES",
     "Acquire",
+    "Count",
     "DropSlot",
     "Enlist",
     "Fill",
@@ -21,7 +23,11 @@ __all__ = [
     "Script",
     "Stamp",
     "Take",
+    "TimeLeft",
 ]
+
+#: What `TimeLeft` replies for a key that is not there; one without a TTL has -1.
+ABSENT: Final = -2
 
 T = TypeVar("T")
 
@@ -181,3 +187,37 @@ class Take(Call["list[bytes]"]):
 
     def parse(self, reply: Any) -> list[bytes]:
         return list(reply or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Call[int]):
+    """Count the members of the SET of a tag; needs a right that the cache itself does without (SCARD)."""
+
+    members: str
+
+    @property
+    def key(self) -> str:
+        return self.members
+
+    def words(self) -> tuple[Any, ...]:
+        return ("SCARD", self.members)
+
+    def parse(self, reply: Any) -> int:
+        return int(reply)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLeft(Call[int]):
+    """Ask how many milliseconds a key has left; with the rights of a cache also the way to ask if it is there."""
+
+    name: str | bytes
+
+    @property
+    def key(self) -> str | bytes:
+        return self.name
+
+    def words(self) -> tuple[Any, ...]:
+        return ("PTTL", self.name)
+
+    def parse(self, reply: Any) -> int:
+        return int(reply)

@@ -7,7 +7,8 @@ from itertools import product
 from typing import Any, Final, Literal
 
 from neverstale.cache_async import AsyncCache
-from neverstale.core.commands import Call, Flow, Scan, Together, Topology
+from neverstale.core.calls import Count
+from neverstale.core.commands import Flow, Scan, Together, Topology
 from neverstale.core.keys import Keys
 from neverstale.errors import UsageError
 from neverstale.lookup import Lookup, look_up
@@ -39,21 +40,6 @@ class Order:
     confirmed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Card(Call[int]):
-    members: str
-
-    @property
-    def key(self) -> str:
-        return self.members
-
-    def words(self) -> tuple[Any, ...]:
-        return ("SCARD", self.members)
-
-    def parse(self, reply: Any) -> int:
-        return int(reply)
-
-
 def _keys(cache: AsyncCache) -> Keys:
     return Keys(cache.settings.namespace, cache.settings.version, "")
 
@@ -77,7 +63,7 @@ def count(cache: AsyncCache, order: Order) -> Flow[int]:
     if order.kind == "key":
         return 1
     if order.kind == "tag":
-        (listed,) = yield from Together((_Card(keys.members(order.name)),))
+        (listed,) = yield from Together((Count(keys.members(order.name)),))
         return int(listed)
     found, nodes = 0, (yield from Topology()).nodes
     for node, glob in product(nodes, keys.patterns(order.name)):

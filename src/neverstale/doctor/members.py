@@ -13,7 +13,8 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from neverstale.cache import Cache
-from neverstale.core.commands import Call, Flow, Together
+from neverstale.core.calls import ABSENT, TimeLeft
+from neverstale.core.commands import Flow, Together
 from neverstale.errors import RedisUnavailable
 
 from .nodes import Node
@@ -57,25 +58,10 @@ class MemberSample:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _IsThere(Call[bool]):
-    name: bytes
-
-    @property
-    def key(self) -> bytes:
-        return self.name
-
-    def words(self) -> tuple[Any, ...]:
-        # Not EXISTS: a user with the rights of the cache alone may ask for this.
-        return ("PTTL", self.name)
-
-    def parse(self, reply: Any) -> bool:
-        return int(reply) != -2
-
-
 def _are_there(names: tuple[bytes, ...]) -> Flow[list[bool]]:
-    found: list[bool] = yield from Together(tuple(_IsThere(name) for name in names))
-    return found
+    # Not EXISTS: a user with the rights of the cache alone may ask for this.
+    left = yield from Together(tuple(TimeLeft(name) for name in names))
+    return [each != ABSENT for each in left]
 
 
 def sample_members(cache: Cache, node: Node, sets: list[bytes], sample: MemberSample) -> None:
