@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
-from . import caching
 from .errors import Conflict, NotLoggedIn
 from .models import AuthSession, User, utc_now
 from .passwords import hash_password, verify_password
@@ -79,6 +78,7 @@ async def log_in(shop: Shop, email: str, password: str, *, old_token: str | None
 
 async def register(shop: Shop, email: str, name: str, password: str, *, device: str) -> LogIn:
     """Make an account and log in. Raises `Conflict` when the address has one."""
+    # Invalidates, by `User`: the number of customers on the dashboard.
     user = User(email=_normal(email), name=name, password_hash=await hash_password(password), is_admin=False)
     token = _new_token()
     try:
@@ -88,13 +88,12 @@ async def register(shop: Shop, email: str, name: str, password: str, *, device: 
             session.add(_session(user.id, token, device))
     except IntegrityError:
         raise Conflict("this e-mail address has an account already") from None
-    # Invalidates: the number of customers on the dashboard.
-    await shop.catalog.forget(caching.USERS)
     return LogIn(_account(user), token)
 
 
 async def log_out(shop: Shop, token: str) -> None:
     """End a session, at once and for every process."""
+    # Invalidates, by sessions.py: what the cache holds of it. So does all that ends sessions here.
     await shop.sessions.end(token)
 
 
@@ -136,6 +135,7 @@ async def change_password(shop: Shop, account: Account, current: str, new: str, 
             raise Conflict("the password was changed by somebody else meanwhile")
         await session.execute(delete(AuthSession).where(AuthSession.user_id == account.id))
         session.add(_session(account.id, token, device))
+    # Invalidates, by sessions.py: every cached session of the user. A password itself is shown nowhere.
     await shop.sessions.end_all(account.id, but=token)
     return LogIn(account, token)
 

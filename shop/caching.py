@@ -17,7 +17,8 @@
 
 The catalogue lives five minutes, under `catalog:`. So do the answers of the interface, under `api:`: see `RULES`.
 Figures are under `computed:`, see `RUNNING` and `CLOSED`. JSON and HTML are made from the same entries. The writes
-(products.py, orders.py, accounts.py) say which of these tags they invalidate, after their commit.
+(products.py, orders.py, accounts.py) go through the sessions of `Database.write`, which are followed: what a committed
+row invalidates is said once, on its model in models.py.
 
 **When Redis is away at that moment** the write stays: it is committed, and an error would make the client repeat it, an
 order for example. So the answer is the success that it is, with a `Warning` header that says what may be stale and
@@ -35,15 +36,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from neverstale import AsyncCache, InvalidationError
 from neverstale import Settings as Options
 from neverstale.computed import AsyncComputed
-from neverstale.owed import AsyncRetrier, Work
 from neverstale.web.asgi import Rule
+from neverstale.web.sqlalchemy import touch
 
 from . import catalog
 from .db import Database
 from .settings import Settings
+from .tags import CATEGORIES, DELETIONS, ORDERS, PAST_ORDERS, PRODUCTS, REVIEWS, USERS
 from .views import CategoryView, ProductDetail, ProductPage, ProductQuery, ProductView
 
 __all__ = [
@@ -65,7 +69,6 @@ __all__ = [
     "Note",
     "check",
     "note",
-    "product_tags",
 ]
 
 T = TypeVar("T")
@@ -75,15 +78,6 @@ PREFIX = "catalog:"
 # A page of a list is some 8 KB. Left as it is, it takes a tenth of a millisecond less at each hit.
 COMPRESS_ABOVE = 32_768
 TTL = 300.0  # five minutes: what the shop is ready to show late, should an invalidation ever be lost
-CATEGORIES = "categories"
-PRODUCTS = "products"
-ORDERS = "orders"  # the running day's, and with them the day of the newest
-# Orders of days that are over. Nothing in the shop changes these: whatever cancels or corrects an order one day has
-# this to invalidate.
-PAST_ORDERS = "past-orders"
-DELETIONS = "deletions"  # of products: what they sold stays in the books, but leaves the reports by product
-REVIEWS = "reviews"
-USERS = "users"
 
 # What everybody is told alike, logged in or not; nothing else that the shop answers is kept as a whole. A list is of
 # all products or of one category's: `products` goes with every change of either.
@@ -134,25 +128,25 @@ class Note:
 note: ContextVar[Note | None] = ContextVar("note", default=None)
 
 
-def product_tags(product_id: int, *category_ids: int) -> tuple[str, ...]:
-    """Return the tags of everything that shows a product: its page, all lists, those of its categories."""
-    return PRODUCTS, f"product:{product_id}", *(f"category:{each}" for each in dict.fromkeys(category_ids))
-
-
 class CachedCatalog:
     """The catalogue, read through the cache where there is one.
 
     Without one (`CACHE_ENABLED=0`) the same loaders are called, and the shop answers the same.
+
+    Arguments:
+        cache: None: every question goes to the database.
+        writes: whether the writes of `db` are followed. A database's are followed for one catalogue: another one, to
+            look at an older version for example, only reads.
     """
 
-    def __init__(self, db: Database, cache: AsyncCache | None) -> None:
+    def __init__(self, db: Database, cache: AsyncCache | None, *, writes: bool = True) -> None:
         self._db = db
         self._cache = cache
         self._computed = None if cache is None else AsyncComputed(cache)
-        self._retrier = None if cache is None else AsyncRetrier(cache)
+        self._following = db.follow_writes(cache, _not_invalidated) if cache is not None and writes else None
 
     @classmethod
-    async def open(cls, db: Database, settings: Settings) -> CachedCatalog:
+    async def open(cls, db: Database, settings: Settings, *, writes: bool = True) -> CachedCatalog:
         """Make the catalogue; connects to nothing yet.
 
         The namespace has the database's own id in it: two shops on one Redis must not show each other's goods. A copy
@@ -161,7 +155,7 @@ class CachedCatalog:
         if not settings.cache_enabled:
             return cls(db, None)
         namespace = settings.namespace or f"shop-{await db.fact('id')}"
-        return cls(db, AsyncCache(_options(settings, namespace), prefix=PREFIX))
+        return cls(db, AsyncCache(_options(settings, namespace), prefix=PREFIX), writes=writes)
 
     @property
     def cache(self) -> AsyncCache | None:
@@ -241,14 +235,10 @@ class CachedCatalog:
 
     # -- invalidating -------------------------------------------------------------------------------------------------
 
-    async def forget(self, *tags: str) -> None:
-        """Invalidate tags, after a commit. Never raises for Redis' sake: see the top of this module."""
-        if self._retrier is None:
-            return
-        if await self._retrier.invalidate(Work(tags)) is not None:
-            current = note.get()
-            if current is not None:
-                current.not_invalidated = True
+    def touch(self, session: AsyncSession, *tags: str) -> None:
+        """Invalidate tags, too, when the transaction is committed: for what the integration cannot see of it."""
+        if self._following is not None:
+            touch(session, tags=tags)
 
     async def forget_everything(self) -> str | None:
         """Invalidate all that was ever cached of this database; returns what went wrong, if it did."""
@@ -269,8 +259,10 @@ class CachedCatalog:
 
     async def close(self) -> None:
         """Let go of Redis."""
-        if self._cache is not None and self._retrier is not None:
-            await self._retrier.close()
+        if self._following is not None:
+            self._following.detach()
+            await self._following.retrier.close()
+        if self._cache is not None:
             await self._cache.close()
 
 
@@ -310,6 +302,13 @@ class _Noted(Generic[T]):
     def say(self) -> None:
         """Note where the value came from."""
         _noted("load" if self._ran else "hit")
+
+
+def _not_invalidated(_: InvalidationError) -> None:
+    """Note for the request that Redis was away when its write was committed: see the top of this module."""
+    current = note.get()
+    if current is not None:
+        current.not_invalidated = True
 
 
 def _noted(where: str) -> None:

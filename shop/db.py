@@ -1,7 +1,8 @@
 """The database: SQLite or PostgreSQL behind one class with two kinds of session, and its errors in plain words.
 
 A reading session never writes. A writing session is one transaction: it commits when its block ends, and rolls back
-when the block raises. So whoever invalidates a cache does it *after* the block, never inside.
+when the block raises. Where writes are followed, what they make stale is invalidated after the commit, before the block
+is left: whoever goes on from there reads the new state.
 
 SQLite's rule for writers: a transaction that reads first and writes later is refused when another one wrote in
 between, and no waiting helps (SQLITE_BUSY_SNAPSHOT). So writing sessions say `BEGIN IMMEDIATE` and queue up at once.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from sqlalchemy import URL, Connection, event, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from neverstale import AsyncCache, InvalidationError
+from neverstale.owed import AsyncRetrier
+from neverstale.web.sqlalchemy import Following, follow_writes
 
 from .models import Base, Fact
 from .statements import Statements
@@ -117,6 +122,19 @@ class Database:
         """Open a session that is one transaction: committed when the block ends, rolled back when it raises."""
         async with self._writers() as session, session.begin():
             yield session
+
+    def follow_writes(
+        self, cache: AsyncCache, on_failure: Callable[[InvalidationError], object]
+    ) -> Following[AsyncRetrier]:
+        """Invalidate what writing sessions change, as models.py says.
+
+        Not that of bulk work on the engine itself, such as seeding: who does that empties the cache in one step.
+
+        Arguments:
+            on_failure: is told when a commit could not be followed by its invalidation, which is then repeated in the
+                background.
+        """
+        return follow_writes(self._writers, cache, on_failure=on_failure)
 
     def make_place(self) -> None:
         """Make the directory of an SQLite file."""

@@ -1,4 +1,8 @@
-"""The tables. Money is whole cents, times are UTC, and every foreign key that is looked up has its index."""
+"""The tables. Money is whole cents, times are UTC, and every foreign key that is looked up has its index.
+
+Each model says which cached answers show its rows: by the tags that these answers have in caching.py. What a committed
+transaction changes invalidates the tags of the rows as they were and as they are.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,12 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from neverstale.sessions.model import tag_of
+from neverstale.web.sqlalchemy import invalidates
+
+from .tags import CATEGORIES, ORDERS, PAST_ORDERS, PRODUCTS, REVIEWS, USERS
 
 __all__ = [
     "AuthSession",
@@ -75,6 +84,9 @@ class Fact(Base):
     value: Mapped[str] = mapped_column(Text)
 
 
+@invalidates(PRODUCTS, columns=["slug"])  # JSON lists may be asked for by the slug
+@invalidates(ORDERS, PAST_ORDERS, columns=["slug", "name"])  # reports by category, and the dashboard
+@invalidates(CATEGORIES)
 class Category(Base):
     """One of the sixty kinds of goods."""
 
@@ -88,6 +100,11 @@ class Category(Base):
     hue: Mapped[int] = mapped_column(Integer)
 
 
+# That it comes or goes: its JSON by key as well, a kept "there is none" included.
+@invalidates(keys=["api:GET:/api/products/{id}"], columns=["id"])
+@invalidates(CATEGORIES, columns=["category_id"])  # the counts
+# Its page and JSON; the lists over all categories and the dashboard; those of its category, and what is popular there.
+@invalidates("product:{id}", PRODUCTS, "category:{category_id}")
 class Product(Base):
     """A thing for sale. Deleting one keeps the order lines that sold it."""
 
@@ -113,8 +130,19 @@ class Product(Base):
     updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
 
 
+def _copies_of_sessions(user: Any) -> str:
+    return tag_of("session:", str(user.id))
+
+
+@invalidates("product:{reviews.product_id}", columns=["name"])  # signed reviews
+@invalidates(_copies_of_sessions, columns=["email", "name", "is_admin"])  # a cached log-in holds the account
+@invalidates(USERS, columns=["is_admin", "created_at"])  # the dashboard counts customers, and new ones
 class User(Base):
-    """A customer, or the administrator."""
+    """A customer, or the administrator.
+
+    Nothing deletes one. Whoever adds that deletes the reviews first, which changes ratings: what the database deletes
+    along (ON DELETE CASCADE) no session sees.
+    """
 
     __tablename__ = "users"
 
@@ -125,9 +153,15 @@ class User(Base):
     is_admin: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
 
+    # The way from a name to the products that show it; never loaded.
+    reviews: Mapped[list[Review]] = relationship(viewonly=True, lazy="raise")
+
 
 class AuthSession(Base):
-    """A log-in. Only the SHA-256 of its id is stored: a stolen database opens no session."""
+    """A log-in. Only the SHA-256 of its id is stored: a stolen database opens no session.
+
+    It says nothing here: who ends one goes through sessions.py, which knows its copies, or all of a user's.
+    """
 
     __tablename__ = "sessions"
 
@@ -139,6 +173,15 @@ class AuthSession(Base):
     device: Mapped[str] = mapped_column(String(200), default="")
 
 
+def _days_that_are_over(order: Any) -> tuple[str, ...]:
+    """Name the reports of past days for an order of one: an order of today is in none of these.
+
+    A day's reports are taken for closed an hour after midnight (reports.py), which no transaction lasts.
+    """
+    return (PAST_ORDERS,) if order.created_at.date() < utc_now().date() else ()
+
+
+@invalidates(ORDERS, _days_that_are_over)  # placed, cancelled, corrected: the dashboard and the sales reports
 class Order(Base):
     """What a customer bought at one time."""
 
@@ -151,6 +194,7 @@ class Order(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
 
 
+@invalidates(ORDERS)  # with their order, which says whether its day is over: a correction changes its total
 class OrderLine(Base):
     """One product of an order, with the name, category and price of that day: history outlives the product."""
 
@@ -165,6 +209,8 @@ class OrderLine(Base):
     unit_price_cents: Mapped[int] = mapped_column(Integer)
 
 
+# The product's page and JSON; every list that may show or sort by its rating, and what is popular; the dashboard.
+@invalidates("product:{product_id}", PRODUCTS, "category:{product.category_id}", REVIEWS)
 class Review(Base):
     """What one customer says about one product, once."""
 
@@ -182,3 +228,6 @@ class Review(Base):
     title: Mapped[str] = mapped_column(String(120))
     body: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    # The way to the product's category; never loaded.
+    product: Mapped[Product] = relationship(viewonly=True, lazy="raise")

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 from sqlalchemy import select, update
 
-from . import caching
 from .db import Database
 from .errors import Conflict, NotFound
 from .models import Order, OrderLine, Product, utc_now
@@ -28,10 +27,11 @@ async def place(shop: Shop, user_id: int, wanted: Iterable[tuple[int, int]]) -> 
     Raises `NotFound` for a product that does not exist and `Conflict` when there is not enough of one. Then nothing
     is taken of any.
     """
+    # Invalidates, by `Product`: for each product its page and JSON, the lists of its category, and all lists: they show
+    # the stock. By `Order`: the dashboard, and all reports that reach the running day.
     quantities: Counter[int] = Counter()
     for product_id, quantity in wanted:
         quantities[product_id] += quantity
-    tags: set[str] = set()
     async with shop.db.write() as session:
         lines = []
         for product_id, quantity in sorted(quantities.items()):
@@ -53,7 +53,6 @@ async def place(shop: Shop, user_id: int, wanted: Iterable[tuple[int, int]]) -> 
                 raise Conflict(
                     f"only {left.stock} left of {left.name}" if left.stock else f"{left.name} is sold out"
                 )
-            tags.update(caching.product_tags(product_id, row.category_id))
             lines.append(
                 OrderLine(
                     product_id=product_id,
@@ -74,9 +73,6 @@ async def place(shop: Shop, user_id: int, wanted: Iterable[tuple[int, int]]) -> 
         for line in lines:
             line.order_id = order.id
         session.add_all(lines)
-    # Invalidates: for each product its page and the lists of its category, and all lists: they show the stock. The
-    # dashboard, and all reports that reach the running day.
-    await shop.catalog.forget(*sorted(tags), caching.ORDERS)
     return _view(order, lines)
 
 

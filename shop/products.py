@@ -1,7 +1,7 @@
-"""Writing the catalogue: products and their reviews. Each write says what it makes stale.
+"""Writing the catalogue: products and their reviews.
 
-Every function commits first and invalidates then. The other way round, a reader in between would fill the cache with
-the old row.
+What a write makes stale is said once, on the models (models.py), and invalidated after the commit, before the block of
+`shop.db.write()` is left. Each function says here what that comes to.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from . import caching
 from .errors import Conflict, Invalid, NotFound
 from .models import Category, Product, Review
 from .state import Shop
+from .tags import DELETIONS
 
 __all__ = ["ProductData", "add_review", "create", "delete", "update"]
 
@@ -35,6 +35,9 @@ class ProductData:
 
 async def create(shop: Shop, data: ProductData) -> int:
     """Add a product and return its id. Raises `Invalid` when there is no such category."""
+    # Invalidates, by `Product`: all lists and the category's own; the product's page and JSON, which may be cached as
+    # "there is none"; the categories, whose counts changed; the dashboard, as everything here does by the tag of all
+    # lists.
     async with shop.db.write() as session:
         if await session.get(Category, data.category_id) is None:
             raise Invalid(f"there is no category {data.category_id}")
@@ -47,64 +50,56 @@ async def create(shop: Shop, data: ProductData) -> int:
         )
         session.add(product)
         await session.flush()
-        product_id = product.id
-    # Invalidates: all lists and the category's own; the product's page, which may be cached as "there is none";
-    # the categories, whose counts changed; the dashboard, as everything here does by the tag of all lists.
-    await shop.catalog.forget(*caching.product_tags(product_id, data.category_id), caching.CATEGORIES)
-    return product_id
+        return product.id
 
 
 async def update(shop: Shop, product_id: int, data: ProductData) -> None:
     """Change a product. Raises `NotFound`, or `Invalid` when there is no such category."""
+    # Invalidates, by `Product`: the product's page and JSON, all lists, those of its category; of both categories when
+    # it moved, and then the counts. Nothing when nothing was changed.
     async with shop.db.write() as session:
         product = await session.get(Product, product_id, with_for_update=True)
         if product is None:
             raise NotFound(f"there is no product {product_id}")
         if await session.get(Category, data.category_id) is None:
             raise Invalid(f"there is no category {data.category_id}")
-        old_category = product.category_id
         product.name = data.name
         product.description = data.description
         product.price_cents = data.price_cents
         if data.stock != data.stock_was:
             product.stock = data.stock  # else customers may have bought some since the form was opened
         product.category_id = data.category_id
-    # Invalidates: the product's page, all lists, those of its category (both, when it moved, and then the counts).
-    tags = caching.product_tags(product_id, old_category, data.category_id)
-    await shop.catalog.forget(*tags, *((caching.CATEGORIES,) if old_category != data.category_id else ()))
 
 
 async def delete(shop: Shop, product_id: int) -> None:
     """Remove a product with its reviews; what was sold stays in the books. Raises `NotFound`."""
+    # Invalidates, by `Product`: the product's page and JSON, all lists, those of its category, the categories' counts,
+    # the dashboard. Its reviews go with it (ON DELETE CASCADE), and are shown nowhere else.
     async with shop.db.write() as session:
         product = await session.get(Product, product_id, with_for_update=True)
         if product is None:
             raise NotFound(f"there is no product {product_id}")
-        category_id = product.category_id
         await session.delete(product)
-    # Invalidates: the product's page, all lists, those of its category, the categories' counts, reports by product.
-    tags = caching.product_tags(product_id, category_id)
-    await shop.catalog.forget(*tags, caching.CATEGORIES, caching.DELETIONS)
+        # Reports by product: it leaves them, for the database itself empties `order_lines.product_id` (ON DELETE SET
+        # NULL), which no session sees.
+        shop.catalog.touch(session, DELETIONS)
 
 
 async def add_review(shop: Shop, product_id: int, user_id: int, rating: int, title: str, body: str) -> int:
     """Add a customer's review and return its id. Raises `NotFound`, or `Conflict` at the second one."""
+    # Invalidates, by `Review`: the product's page and JSON; every list that may show or sort by its rating; what is
+    # popular in its category; the number of reviews and their average on the dashboard.
     try:
         async with shop.db.write() as session:
-            category_id = await session.scalar(select(Product.category_id).where(Product.id == product_id))
-            if category_id is None:
+            if await session.scalar(select(Product.id).where(Product.id == product_id)) is None:
                 raise NotFound(f"there is no product {product_id}")
             review = Review(product_id=product_id, user_id=user_id, rating=rating, title=title, body=body)
             session.add(review)
             await session.flush()
-            review_id = review.id
+            return review.id
     except IntegrityError:
         # Two causes, told apart by looking again: the customer's second review, or a product that has just gone.
         async with shop.db.read() as session:
             if await session.get(Product, product_id) is None:
                 raise NotFound(f"there is no product {product_id}") from None
         raise Conflict("you have reviewed this product already") from None
-    # Invalidates: the product's page; every list that may show or sort by its rating; what is popular in its category;
-    # the number of reviews and their average on the dashboard.
-    await shop.catalog.forget(*caching.product_tags(product_id, category_id), caching.REVIEWS)
-    return review_id

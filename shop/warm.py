@@ -10,6 +10,7 @@ the same leases: what an invalidation overtakes is not stored, and nothing newer
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -32,13 +33,14 @@ from .reports import By
 from .sessions import ShopSessions
 from .settings import Settings
 from .state import Shop
-from .views import CategoryView, ProductQuery
+from .views import CategoryView, ProductQuery, Sort
 
 __all__ = ["HOT", "PAGES", "PRODUCTS", "jobs", "jobs_of", "learnt", "opened"]
 
 PAGES = 3  # of the list of everything: few turn more often
-PRODUCTS = 500  # by Zipf's law half of all looks at 10,000 products
+PRODUCTS = 2000  # by Zipf's law four of five looks at 20,000 products
 HOT = 200  # some hundred keys are what a sample of half an hour can tell apart
+_SELDOM = (*(ProductQuery(sort=each) for each in Sort if each is not Sort.NEWEST), ProductQuery(page=2))
 _LEARN = 1800.0  # as far back as is known what was asked for
 
 
@@ -70,14 +72,18 @@ async def jobs(hottest: list[HotKey]) -> AsyncIterator[list[Job]]:
 async def jobs_of(
     shop: Shop, hottest: list[HotKey], *, pages: int = PAGES, products: int = PRODUCTS
 ) -> list[Job]:
-    """Return what to read, the most important first: what everybody needs, what was learnt, what is popular."""
+    """Return what to read, the most important first: what everybody needs, what was learnt, what is popular.
+
+    Of the interface's answers only those are read as a whole that were learnt: the others are made, without the
+    database, of what is read here.
+    """
     categories = await shop.catalog.categories()
     popular = await _most_reviewed(shop.db, products)
     app = _Application(shop)
     return [
         *_for_everybody(shop, app, pages, categories),
         *recipes_of(shop, app).jobs(hottest),
-        *_products(shop, app, popular),
+        *_for_many(shop.catalog, categories, popular),
     ]
 
 
@@ -90,18 +96,28 @@ def _for_everybody(
         yield _list(catalog, ProductQuery(page=page))
     for each in categories:
         yield _list(catalog, ProductQuery(category_id=each.id))
-        yield Job(f"catalog:popular:{each.id}", partial(catalog.popular, each.id))
     for path in ("/api/categories", "/api/products"):
         yield app.job(f"GET:{path}")
     yield Job("computed:stats", partial(reports.stats, shop))
     yield Job("computed:sales:::day", partial(reports.sales, shop, None, None, By.DAY))
 
 
-def _products(shop: Shop, app: _Application, popular: list[int]) -> Iterator[Job]:
+def _for_many(
+    catalog: CachedCatalog, categories: tuple[CategoryView, ...], popular: list[int]
+) -> Iterator[Job]:
+    """Give what one in a hundred asks for: products, and between them the lists in other orders, and second pages."""
+    lists = (
+        Job(f"catalog:popular:{each.id}", partial(catalog.popular, each.id))
+        if query is None
+        else _list(catalog, msgspec.structs.replace(query, category_id=each.id))
+        for query in (None, *_SELDOM)
+        for each in categories
+    )
+    yield from (_list(catalog, query) for query in _SELDOM)
     for number in popular:
-        yield Job(f"catalog:product:{number}", partial(shop.catalog.product, number))
-    for number in popular:
-        yield app.job(f"GET:/api/products/{number}")
+        yield Job(f"catalog:product:{number}", partial(catalog.product, number))
+        yield from itertools.islice(lists, 1)
+    yield from lists
 
 
 def recipes_of(shop: Shop, app: _Application) -> Recipes:
@@ -137,7 +153,7 @@ async def learnt(shop: Shop, most: int = HOT) -> list[HotKey]:
     ours = shop.settings.version or VERSION
     for version in (ours, ours - 1):
         if version > 0 and most:
-            old = await CachedCatalog.open(shop.db, replace(shop.settings, version=version))
+            old = await CachedCatalog.open(shop.db, replace(shop.settings, version=version), writes=False)
             try:
                 found = await old.cache.hottest(most, _LEARN) if old.cache is not None else []
             except RedisUnavailable:

@@ -41,6 +41,11 @@ class OpenShop:
         if "sessions" not in statement and not statement.startswith("BEGIN"):
             self.statements.append(statement)
 
+    async def forget(self, *tags: str) -> None:
+        """Invalidate tags."""
+        assert self.shop.catalog.cache is not None
+        await self.shop.catalog.cache.invalidate_tags(*tags)
+
     async def ask(self, path: str) -> tuple[httpx.Response, list[str]]:
         """Ask for a page or for JSON; returns the statements that the answer took, too."""
         self.statements.clear()
@@ -82,7 +87,7 @@ async def test_one_computation_for_all_who_ask(settings: Settings) -> None:
     async with opened(settings) as shop:
         await shop.ask("/api/dashboard/stats")
         once = len(shop.statements)
-        await shop.shop.catalog.forget(caching.ORDERS)
+        await shop.forget(caching.ORDERS)
         shop.statements.clear()
         found = await asyncio.gather(*(reports.stats(shop.shop) for _ in range(10)))
         assert all(each == found[0] for each in found)
@@ -114,9 +119,9 @@ async def test_orders_do_not_touch_reports_of_past_days(settings: Settings) -> N
     """An order leaves what it does not change: the reports of days that are over."""
     async with opened(settings) as shop:
         await shop.ask(PAST)
-        await shop.shop.catalog.forget(caching.ORDERS, caching.PRODUCTS)
+        await shop.forget(caching.ORDERS, caching.PRODUCTS)
         assert (await shop.ask(PAST))[1] == []
-        await shop.shop.catalog.forget(caching.PAST_ORDERS)
+        await shop.forget(caching.PAST_ORDERS)
         assert (await shop.ask(PAST))[1] != []
 
 
@@ -135,7 +140,7 @@ async def test_without_the_database(settings: Settings, monkeypatch: pytest.Monk
         while cache.stats()["computed:"].load_errors == 0:
             assert await reports.stats(shop.shop) == before
         assert await reports.stats(shop.shop) == before
-        await shop.shop.catalog.forget(caching.ORDERS)
+        await shop.forget(caching.ORDERS)
         with pytest.raises(OSError, match="no database"):
             await reports.stats(shop.shop)
 
