@@ -65,14 +65,15 @@ class Aside:
         digests = {digest: None}
         now = yield from Wall()
         # An id that is over ends nothing: who planted it before a log-in could end the session long afterwards.
-        found = session is not None and self.frame.rules.alive(checked(session), now)
-        if found:
+        if session is not None and not self.frame.rules.alive(checked(session), now):
+            session = None
+        if session is not None:
             # Until nothing is left: a rotation that was not committed when a statement began may be missed by it.
             while gone := (yield from ask(lambda: self._store.delete(session.family))):
                 digests.update(dict.fromkeys(gone))
         # Also where the store has none: whoever deleted it may not have come to this.
         yield from invalidate("key", tuple(digests), self.frame)
-        return found
+        return session is not None
 
     def remove_user(self, user: str, keep: str | None) -> Flow[int]:
         count = 0
