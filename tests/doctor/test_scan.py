@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -79,6 +80,46 @@ class TestPlanted:
             )
             assert (done.expired, done.deleted, done.untouched) == (0, 0, 1)
         assert 0 < client.ttl("shop:v1:a") <= 50
+
+    @pytest.mark.plants_keys
+    @pytest.mark.parametrize("planted", [None, 200_000])
+    def test_replaced_meanwhile(
+        self, redis_server: RedisServer, make_cache: MakeCache, planted: int | None
+    ) -> None:
+        """An entry that was stored since the scan, with a longer TTL than the default, keeps all of it."""
+        cache, client = make_cache(redis_server.url, ttl=60), redis_server.client()
+        client.set("shop:v1:a", "x", ex=planted)
+        found = scanned(cache)
+        cache.set("a", "new", ttl=7200)
+        for how in ("expire", "delete"):
+            done = mend(
+                nodes_of(cache._connections),
+                [*found.lasting, *found.long],
+                cache.settings,
+                "expire" if how == "expire" else "delete",
+            )
+            assert (done.expired, done.deleted, done.untouched) == (0, 0, 1)
+        assert client.ttl("shop:v1:a") > 7000
+
+    @pytest.mark.plants_keys
+    def test_replaced_while_it_deletes(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """Between the look at a TTL and the deletion nothing fits: what is stored at that moment stays."""
+        cache, client = make_cache(redis_server.url), redis_server.client()
+        names = [f"shop:v1:{number}" for number in range(3000)]
+        client.mset(dict.fromkeys(names, "x"))
+        found = scanned(cache).lasting
+
+        def replace() -> None:
+            with redis_server.client() as other:
+                for name in names:
+                    other.set(name, "new", ex=600)
+
+        with ThreadPoolExecutor(1) as pool:
+            replacing = pool.submit(replace)
+            while not replacing.done():
+                mend(nodes_of(cache._connections), found, cache.settings, "delete")
+            replacing.result()
+        assert client.exists(*names) == len(names)
 
     @pytest.mark.plants_keys
     def test_strange(self, redis_server: RedisServer, make_cache: MakeCache) -> None:

@@ -14,6 +14,7 @@ import redis
 
 from neverstale.config import Settings
 from neverstale.drive.connection import REDIS_ERRORS, unavailable
+from neverstale.lifetime import DAY_MS
 
 from .names import Kind
 from .nodes import Node
@@ -24,6 +25,12 @@ __all__ = ["How", "Mended", "mend", "mendable"]
 How = Literal["expire", "delete"]
 #: Keys of one pipeline: some milliseconds of the server's time.
 _BATCH: Final = 500
+# KEYS: a key. ARGV: the longest TTL that is right, in milliseconds. Deletes it if its TTL is wrong now; returns 1 then.
+_DELETE: Final = """
+local left = redis.call('PTTL', KEYS[1])
+if left == -1 or left > tonumber(ARGV[1]) then return redis.call('UNLINK', KEYS[1]) end
+return 0
+"""
 
 
 @dataclass
@@ -50,7 +57,8 @@ def mend(nodes: list[Node], found: Iterable[Plain], settings: Settings, how: How
     """Give each key a TTL, or delete it; only where its TTL is still wrong.
 
     Entries get `ttl`, as if they had just been stored; what belongs to tags gets `max_ttl`, for a stamp must not go
-    before its entries.
+    before its entries. A TTL that is too long is cut to a day. Each key is looked at and mended in one step of the
+    server.
 
     Raises:
         RedisUnavailable: a node did not answer; some may be done, some not. Doing it again is safe.
@@ -70,25 +78,9 @@ def mend(nodes: list[Node], found: Iterable[Plain], settings: Settings, how: How
 
 
 def _mend(node: Node, batch: list[Plain], settings: Settings, how: How, mended: Mended) -> None:
-    if how == "delete":
-        check: Any = node.client.pipeline(transaction=False)
-        for each in batch:
-            check.pttl(each.key)
-        told = check.execute(raise_on_error=False)
-        longest = round(settings.max_ttl * 1000)
-        wrong = [each for each, ttl in zip(batch, told, strict=True) if ttl == -1 or _is_above(ttl, longest)]
-        mended.untouched += len(batch) - len(wrong)
-        batch = wrong
     pipeline: Any = node.client.pipeline(transaction=False)
     for each in batch:
-        if how == "delete":
-            pipeline.unlink(each.key)
-        else:
-            ttl = settings.ttl if each.name.kind is Kind.ENTRY else settings.max_ttl
-            # LT takes no TTL for an endless one: whoever has set a right one meanwhile keeps it.
-            pipeline.pexpire(each.key, round(ttl * 1000), lt=True)
-    if not batch:
-        return
+        _mend_one(pipeline, each, settings, how)
     for reply in pipeline.execute(raise_on_error=False):
         if isinstance(reply, redis.ResponseError):
             mended.refused += 1
@@ -101,5 +93,13 @@ def _mend(node: Node, batch: list[Plain], settings: Settings, how: How, mended: 
             mended.expired += 1
 
 
-def _is_above(ttl: object, longest: int) -> bool:
-    return isinstance(ttl, int) and ttl > longest
+def _mend_one(pipeline: Any, each: Plain, settings: Settings, how: How) -> None:
+    """Send one command that does nothing where the TTL is right: whoever has stored the key meanwhile keeps it."""
+    if how == "delete":
+        pipeline.eval(_DELETE, 1, each.key, DAY_MS)
+    elif each.ttl_ms == -1:
+        ttl = settings.ttl if each.name.kind is Kind.ENTRY else settings.max_ttl
+        pipeline.pexpire(each.key, round(ttl * 1000), nx=True)
+    else:
+        # LT takes no TTL for an endless one, so that is mended, too.
+        pipeline.pexpire(each.key, DAY_MS, lt=True)
