@@ -71,7 +71,13 @@ class RunningShop:
     """A shop that serves."""
 
     def __init__(
-        self, database_url: str, redis_url: str | None, *, workers: int = 1, namespace: str = ""
+        self,
+        database_url: str,
+        redis_url: str | None,
+        *,
+        workers: int = 1,
+        namespace: str = "",
+        module: str = "shop",
     ) -> None:
         self.database_url = database_url
         self.cached = redis_url is not None
@@ -82,7 +88,7 @@ class RunningShop:
         self._clients = ExitStack()
         self._admin: httpx.Client | None = None
         self._process = spawn(
-            [sys.executable, "-m", "shop", "serve", "--port", str(self.port), "--workers", str(workers)],
+            [sys.executable, "-m", module, "serve", "--port", str(self.port), "--workers", str(workers)],
             self.log,
             env=environment(
                 DATABASE_URL=database_url,
