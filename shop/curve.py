@@ -37,7 +37,7 @@ from .client import HOST, ask
 from .db import POOL_SIZE
 from .load import LoadError, running_redis, running_shop, seeded_database
 from .members import logged_in
-from .models import Category, Order, Product, utc_now
+from .models import Category, Order, Product, Review, utc_now
 from .seed import FULL
 from .settings import Settings
 from .traffic import Visitors
@@ -110,9 +110,9 @@ async def measure(
     steady: int = 120,
     seconds: int = 60,
     warm: bool = True,
-    rate: float = 40.0,
+    rate: float = 80.0,
     at_once: int = 4,
-    statements: int = 400,
+    statements: int = 600,
     say: Console,
 ) -> Curve:
     """Measure one cold start.
@@ -133,10 +133,12 @@ async def measure(
         # Nothing of a run before this one: neither its entries nor what it has learnt.
         environ["NEVERSTALE_NAMESPACE"] = f"curve-{time.time_ns()}"
         async with db.read() as session:
-            ids = list(await session.scalars(select(Product.id).order_by(Product.id)))
+            # What many have reviewed, many look at.
+            counts = select(func.count(Review.id)).where(Review.product_id == Product.id).scalar_subquery()
+            ids = list(await session.scalars(select(Product.id).order_by(counts.desc(), Product.id)))
             slugs = list(await session.scalars(select(Category.slug).order_by(Category.id)))
             newest = await session.scalar(select(func.max(Order.created_at))) or utc_now()
-        visitors = Visitors(ids, slugs, admin, members, newest.date())
+        visitors = Visitors(ids, slugs, admin, members, newest.date(), ranked=True)
 
         say.print(f"{steady} s of visitors until the hit rate is steady ...", highlight=False)
         rates = []
@@ -246,9 +248,9 @@ def command(
     steady: Annotated[int, typer.Option(min=_STEADY, max=3600, help="seconds before the cold start")] = 120,
     seconds: Annotated[int, typer.Option(min=1, max=3600, help="seconds after it")] = 60,
     warm: Annotated[bool, typer.Option("--warm/--no-warm", help="whether the warm-up runs")] = True,
-    rate: Annotated[float, typer.Option(min=0.1, help="loads per second of the warm-up")] = 40.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="loads per second of the warm-up")] = 80.0,
     at_once: Annotated[int, typer.Option(min=1, max=64, help="its reads side by side")] = 4,
-    statements: Annotated[int, typer.Option(min=1, help="a second that the database may be asked")] = 400,
+    statements: Annotated[int, typer.Option(min=1, help="a second that the database may be asked")] = 600,
     as_json: Annotated[bool, typer.Option("--json", help="figures for programs")] = False,
 ) -> None:
     """Show how soon the cache is warm again after a cold start under load, and what the database is asked meanwhile.

@@ -94,7 +94,7 @@ class Demo:
         self._environ.setdefault("DATABASE_URL", f"sqlite:///{self._state}/shop.db")
         self._environ["REDIS_URL"] = self._redis()
         self._do("seed", *(["--small"] if self._small else []))
-        self._do("warm", *(["--pages", "1", "--products", "50"] if self._small else []))
+        self._do("warm", "--products", "50" if self._small else "500")
         shop = self._start("serve", "--port", str(self._port), "--workers", str(self._workers))
         self._exit.callback(end, shop)
         self._wait_for(shop)

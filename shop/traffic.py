@@ -83,7 +83,8 @@ class Visitors:
     """Draws requests as people make them: a few products and lists often, most of them seldom.
 
     Arguments:
-        product_ids, slugs: of what there is; which of them are asked for often is drawn.
+        product_ids, slugs: of what there is; which of them are asked for often is drawn, of products only if they are
+            not `ranked`, with those first that are asked for most.
         admin, members: who is logged in.
         newest: the day of the newest order: reports are asked for up to it.
         seed: another number, other requests.
@@ -97,13 +98,15 @@ class Visitors:
         members: Sequence[Member],
         newest: date,
         seed: int = 7,
+        ranked: bool = False,
     ) -> None:
         self._rng = random.Random(seed)
         self._products = list(product_ids)
         self._slugs = list(slugs)
         self._admin = admin
         self._members = list(members)
-        self._rng.shuffle(self._products)
+        if not ranked:
+            self._rng.shuffle(self._products)
         self._rng.shuffle(self._slugs)
         self._product_weights = list(accumulate(1 / rank for rank in range(1, len(self._products) + 1)))
         self._slug_weights = list(accumulate(1 / rank for rank in range(1, len(self._slugs) + 1)))
