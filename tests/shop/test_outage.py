@@ -53,10 +53,11 @@ async def test_nobody_notices(case: tuple[str, str], redis: RedisServer) -> None
             away = time.monotonic()
             redis.kill() if how == "killed" else redis.freeze()
             crowd.leave.set()
-            await crowd.busy(AWAY, log_outs=9, writes=2)
+            await crowd.busy(AWAY, log_outs=6, writes=2)
             redis.revive()
             back = time.monotonic()
-            await crowd.busy(AFTER, log_outs=2, writes=2)
+            await crowd.rush()
+            await crowd.busy(AFTER, log_outs=1, writes=1)
 
         assert crowd.wrong == []
         assert crowd.slowest < SLOWEST
