@@ -105,9 +105,11 @@ def written(prefix: str, key: str) -> str:
     return f"{len(prefix)}:{prefix}{key}"
 
 
-def read(name: str) -> tuple[str, str]:
-    """Return the prefix and the key, as its readers name it, of what `written` wrote."""
+def read(name: str) -> tuple[str, str] | None:
+    """Return the prefix and the key, as its readers name it, of what `written` wrote; None of anything else."""
     length, _, both = name.partition(":")
+    if not (length.isascii() and length.isdigit() and int(length[:9]) <= len(both)):
+        return None
     prefix, key = both[: int(length)], both[int(length) :]
     # As `keys` writes what would form a hash tag; from left to right, so each of the pairs is its own.
     return prefix, "\x01".join(part.replace("\x01(", "{") for part in key.split("\x01."))

@@ -27,6 +27,8 @@ __all__ = ["Lookup", "TagLook", "look_up"]
 _CODECS: Final = {TEXT: "text", JSON: "json", RESPONSE: "response", 0xAE: "encrypted"}
 _COMPRESSIONS: Final = {0: "none", 1: "zlib", 2: "zstd"}
 _SESSIONS: Final = "session:"
+#: Far more than people make, and few enough for every encoder of JSON on every stack.
+_DEEPEST: Final = 100
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Lookup:
 
     def as_dict(self) -> dict[str, Any]:
         """Every field, ready for JSON."""
-        return asdict(self)
+        # Not asdict(), which copies the value, level by level.
+        return {**vars(self), "tags": [asdict(each) for each in self.tags]}
 
 
 def look_up(
@@ -180,6 +183,8 @@ def _value(entry: Entry, name: str, most: int, show_data: bool) -> tuple[Any, st
         if entry.codec == RESPONSE:
             return _answer(body, show_data)
         value = msgspec.json.decode(body)
+        if _is_deep(value):
+            return None, f"it has more than {_DEEPEST} levels", None
     except (Undecodable, UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as problem:
         return None, f"it cannot be decoded: {problem}", None
     if not show_data:
@@ -201,10 +206,11 @@ def _answer(body: bytes | memoryview, show_data: bool) -> tuple[Any, str, int | 
     text: Any = None
     try:
         text = stored.body.decode()
-        text = msgspec.json.decode(stored.body)
+        value = msgspec.json.decode(stored.body)
+        text = text if _is_deep(value) else value
     except UnicodeDecodeError:
         text = f"({len(stored.body)} bytes that are no text)"
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         pass
     named: Any = vars(Flag).items()
     flags = [name.lower() for name, bit in named if isinstance(bit, int) and bit and stored.flags & bit]
@@ -220,6 +226,20 @@ def _answer(body: bytes | memoryview, show_data: bool) -> tuple[Any, str, int | 
         "",
         born,
     )
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = (
+            each.values() if isinstance(each, dict) else each
+            for each in level
+            if isinstance(each, dict | list)
+        )
+        level = [each for group in inner for each in group]
+        if not level:
+            return False
+    return True
 
 
 def _latin(raw: Any) -> str:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Final, Literal
 
+import msgspec
+
 from neverstale.cache_async import AsyncCache
 from neverstale.core.calls import Count
 from neverstale.core.commands import Flow, Scan, Together, Topology
@@ -19,6 +21,8 @@ __all__ = ["ASKED_ABOVE", "Order", "count", "invalidate", "looked_up"]
 ASKED_ABOVE: Final = 1000
 _STEP: Final = 1000
 _SECRET: Final = "session:"
+#: Characters of a value: some pages of text, of what may be megabytes.
+_MOST_SHOWN: Final = 20_000
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def _keys(cache: AsyncCache) -> Keys:
 
 
 def looked_up(cache: AsyncCache, key: str) -> Flow[dict[str, Any]]:
-    """Look at an entry; of sessions everything but the value.
+    """Look at an entry; of sessions everything but the value, and of a long value its beginning, as text.
 
     Raises:
         RedisUnavailable: Redis did not answer.
@@ -54,7 +58,15 @@ def looked_up(cache: AsyncCache, key: str) -> Flow[dict[str, Any]]:
     found: Lookup = yield from look_up(key, _keys(cache), cache.settings)
     if key.startswith(_SECRET) and found.there:
         found = replace(found, value=None, hidden="it belongs to a session")
-    return found.as_dict()
+    value = found.value
+    if not isinstance(value, str | None):
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        value = value if len(text) <= _MOST_SHOWN else text
+    else:
+        text = value or ""
+    if len(text) > _MOST_SHOWN:
+        value = text[:_MOST_SHOWN]
+    return {**found.as_dict(), "value": value, "value_length": len(text)}
 
 
 def count(cache: AsyncCache, order: Order) -> Flow[int]:

@@ -29,6 +29,8 @@ _KEPT: Final = 200
 #: Seconds that are listened on after the last look, so that who comes back finds what happened meanwhile.
 _LINGER: Final = 900.0
 _NAMES: Final = 8
+#: Characters of a name, and of a reason, that are kept: every look sends all, and who may publish chooses them.
+_LENGTH: Final = 300
 _SECRET: Final = "session:"
 
 
@@ -93,11 +95,15 @@ def _shown(event: InvalidationEvent) -> dict[str, Any]:
         names = [f"{_SECRET}…" if name.startswith(_SECRET) else name for name in names]
     return {
         "kind": event.kind,
-        "names": names,
+        "names": [_short(name) for name in names],
         "more": max(0, len(event.names) - _NAMES),
         "removed": event.removed,
-        "reason": event.reason or "",
-        "origin": event.origin.rpartition("-")[0] or event.origin,
+        "reason": _short(event.reason or ""),
+        "origin": _short(event.origin.rpartition("-")[0] or event.origin),
         "soft": event.soft,
         "ms": round(event.duration * 1000, 2),
     }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}…"

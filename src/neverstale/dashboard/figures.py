@@ -48,10 +48,21 @@ def overview(
             if totals.prefixes[prefix].reads or totals.prefixes[prefix].loads
         ],
         "spans": [_step(span) for span in shown],
-        "keys": [{"name": f"{key.prefix}{key.key}", "rate": round(key.reads, 2)} for key in keys],
-        "tags": [{"name": tag.tag, "rate": round(tag.reads, 2)} for tag in tags],
+        "keys": _by_name((f"{key.prefix}{key.key}", key.reads) for key in keys),
+        "tags": _by_name((tag.tag, tag.reads) for tag in tags),
         "nodes": [node.as_dict() for node in nodes],
     }
+
+
+def _by_name(hottest: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    """Add up what is one for people: `api:` and `k`, and no prefix and `api:k`."""
+    found: dict[str, float] = {}
+    for name, reads in hottest:
+        found[name] = found.get(name, 0.0) + reads
+    return [
+        {"name": name, "rate": round(reads, 2)}
+        for name, reads in sorted(found.items(), key=lambda item: -item[1])
+    ]
 
 
 def _window(spans: Sequence[Span], steps: int) -> tuple[Mapping[str, CounterSnapshot], float]:

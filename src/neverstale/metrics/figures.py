@@ -19,6 +19,7 @@ OTHERS: Final = "(others)"
 
 _NOTHING: Final = CounterSnapshot()
 _NAMES: Final = tuple(item.name for item in fields(CounterSnapshot))
+_TIMES: Final = {name for name in _NAMES if isinstance(getattr(_NOTHING, name), tuple)}
 #: Redis adds whole numbers up exactly: seconds are written as microseconds.
 _MICROSECONDS: Final = {"redis_seconds", "load_seconds"}
 
@@ -89,12 +90,16 @@ def written_figures(figures: Mapping[str, CounterSnapshot]) -> Iterator[tuple[st
 
 
 def read_figures(hash_: Mapping[bytes, bytes]) -> dict[str, CounterSnapshot]:
-    """Read what `written_figures` wrote, in this release or another: fields that are not known are left out."""
+    """Read what `written_figures` wrote, in this release or another: what is not known is left out."""
     plain: dict[str, dict[str, Any]] = {}
     for field, value in hash_.items():
         name, _, prefix = field.decode(errors="replace").partition(":")
         name, _, bucket = name.partition(".")
-        if name not in _NAMES:
+        if (
+            name not in _NAMES
+            or not value.isdigit()
+            or not (bucket.isdigit() if name in _TIMES else not bucket)
+        ):
             continue
         into = plain.setdefault(prefix, {})
         number = int(value)

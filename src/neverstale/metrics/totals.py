@@ -258,7 +258,7 @@ def hot_keys(keys: StatKeys, most: int, seconds: float) -> Flow[list[HotKey]]:
         RedisUnavailable: Redis did not answer.
     """
     found = yield from _hottest(keys, "keys", most, seconds)
-    return [HotKey(*read(name), reads) for name, reads in found]
+    return [HotKey(*both, reads) for name, reads in found if (both := read(name)) is not None]
 
 
 def hot_tags(keys: StatKeys, most: int, seconds: float) -> Flow[list[HotTag]]:

@@ -314,9 +314,9 @@ function entry(data) {
   const made = [element("dl", { class: "facts" }, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]))];
   if (data.hidden) made.push(element("p", { class: "nothing" }, `The value is not shown: ${data.hidden}.`));
   else if (data.there) {
+    const cut = data.value_length > 20000; // then it is text, also where it was none
     const text = typeof data.value === "string" ? data.value : JSON.stringify(data.value, null, 2);
-    const most = 20000;
-    made.push(element("pre", { tabindex: "0", "aria-label": "Value" }, text.length > most ? `${text.slice(0, most)}\n… ${grouped.format(text.length - most)} more characters` : text));
+    made.push(element("pre", { tabindex: "0", "aria-label": "Value" }, cut ? `${text}\n… of ${grouped.format(data.value_length)} characters` : text));
   }
   if (state.acts && data.there) {
     const button = element("button", { type: "button", class: "plain" }, "Invalidate this key …");
