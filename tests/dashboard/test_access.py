@@ -13,8 +13,9 @@ from neverstale.dashboard.access import (
     COOKIE,
     LIFETIME,
     Guard,
-    cookie_of,
+    cookies_of,
     headers_of,
+    is_from_another_page,
     is_from_our_page,
     is_local,
 )
@@ -84,6 +85,24 @@ def test_where_a_request_comes_from(headers: dict[str, str], expected: bool) -> 
     assert is_from_our_page(headers) is expected
 
 
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"sec-fetch-site": "same-origin", "origin": "null"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"sec-fetch-site": "same-site"}, True),
+        ({"sec-fetch-site": "cross-site"}, True),
+        ({"origin": "http://h:1", "host": "h:1"}, False),
+        ({"origin": "http://evil", "host": "h:1"}, True),
+        ({"origin": "null", "host": "h:1"}, True),
+        ({"host": "h:1"}, False),
+    ],
+)
+def test_another_page_that_reads(headers: dict[str, str], expected: bool) -> None:
+    """The browser's word decides; what is no browser has none."""
+    assert is_from_another_page(headers) is expected
+
+
 def test_a_cookie_opens_for_twelve_hours() -> None:
     """It is known in every process with the same token, until it is over."""
     cookie = Guard(TOKEN).cookie(NOW)
@@ -135,6 +154,6 @@ def test_headers_and_cookies() -> None:
     """Names are in small letters; what comes twice is there twice; others' cookies are no trouble."""
     raw = [(b"Cookie", b'a="b'), (b"cookie", f"x=1; {COOKIE}=ours; y=\xff".encode("latin-1"))]
     headers = headers_of({"headers": raw})
-    assert cookie_of(headers) == "ours"
-    assert cookie_of({"cookie": "session=1"}) == ""
-    assert cookie_of({}) == ""
+    assert cookies_of(headers) == ["ours"]
+    assert cookies_of({"cookie": "session=1"}) == []
+    assert cookies_of({}) == []

@@ -4,6 +4,7 @@ Rules:
 - Without a token: only who comes straight from this machine, and only to look. A request with any header of a proxy has
   come from elsewhere, whatever address it says. Nor may its `Host` be another name than this machine's: a page
   elsewhere may let its own name point here (DNS rebinding), and would be read by the browser as that page.
+- No page of another origin reads it, also where the application around it lets them read (CORS).
 - With a token: whoever has logged in, from wherever. The cookie is made of the token, so every worker process knows it,
   but does not tell it; another token ends all of them. It is compared in constant time.
 - What changes something must come from the dashboard's own page: by the browser's word (`Sec-Fetch-Site`, or `Origin`),
@@ -23,7 +24,16 @@ from urllib.parse import urlsplit
 
 from neverstale.errors import UsageError
 
-__all__ = ["COOKIE", "LIFETIME", "Guard", "cookie_of", "headers_of", "is_from_our_page", "is_local"]
+__all__ = [
+    "COOKIE",
+    "LIFETIME",
+    "Guard",
+    "cookies_of",
+    "headers_of",
+    "is_from_another_page",
+    "is_from_our_page",
+    "is_local",
+]
 
 COOKIE: Final = "neverstale_dashboard"
 #: A working day: then one logs in again.
@@ -58,14 +68,20 @@ def headers_of(scope: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def is_local(client: Any, headers: Mapping[str, str]) -> bool:
+def is_local(client: Any, headers: Mapping[str, str], http_version: str = "1.1") -> bool:
     """Return whether a request comes straight from this machine.
 
     Args:
         client: of the ASGI scope; None, as with a unix socket, is a proxy's way to come.
         headers: of the request.
+        http_version: of the request. No browser has asked by 1.0 for twenty years; nginx, for long, did unless it was
+            told otherwise, and it says neither for whom nor by which name.
     """
-    if not client or any(name in _PROXIED or name.startswith("x-forwarded-") for name in headers):
+    if (
+        http_version == "1.0"
+        or not client
+        or any(name in _PROXIED or name.startswith("x-forwarded-") for name in headers)
+    ):
         return False
     try:
         host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
@@ -88,7 +104,24 @@ def is_from_our_page(headers: Mapping[str, str]) -> bool:
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    # Browsers of before 2023. By host alone: behind a proxy the scheme is not the one that the browser sees.
+    # Browsers of before 2023.
+    return _has_our_origin(headers)
+
+
+def is_from_another_page(headers: Mapping[str, str]) -> bool:
+    """Return whether the browser says that it asks for a page of another origin.
+
+    What that page could read, the application around the dashboard may have allowed (CORS). Browsers of before 2023
+    send an `Origin` where that matters; what is no browser says nothing, and may ask.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    return "origin" in headers and not _has_our_origin(headers)
+
+
+def _has_our_origin(headers: Mapping[str, str]) -> bool:
+    # By host alone: behind a proxy the scheme is not the one that the browser sees.
     try:
         origin = urlsplit(headers.get("origin", "")).netloc
     except ValueError:
@@ -100,13 +133,14 @@ class Guard:
     """What a token opens.
 
     Args:
-        token: the secret, or None.
+        token: the secret, or None. Blanks around it, as at the end of a file, do not count.
 
     Raises:
         UsageError: the token is too short.
     """
 
     def __init__(self, token: str | None) -> None:
+        token = token if token is None else token.strip()
         if token is not None and len(token) < _SHORTEST:
             raise UsageError(
                 f"a token has at least {_SHORTEST} characters: "
@@ -152,8 +186,9 @@ def _mac(key: bytes, text: str) -> bytes:
     return hmac.digest(key, text.encode(errors="replace"), "sha256")
 
 
-def cookie_of(headers: Mapping[str, str]) -> str:
-    """Return our cookie, or ""."""
+def cookies_of(headers: Mapping[str, str]) -> list[str]:
+    """Return all cookies of our name: beside ours, other hosts of the domain may have set theirs."""
+    found = []
     for part in _cookies(headers.get("cookie", "")):
         if part.startswith(f"{COOKIE}="):
             try:
@@ -161,8 +196,8 @@ def cookie_of(headers: Mapping[str, str]) -> str:
             except CookieError:
                 continue
             if COOKIE in jar:
-                return jar[COOKIE].value
-    return ""
+                found.append(jar[COOKIE].value)
+    return found
 
 
 def _cookies(header: str) -> Iterable[str]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Mutabl
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import msgspec
 
@@ -19,7 +19,16 @@ from neverstale.counters import Counters
 from neverstale.errors import RedisUnavailable, UsageError
 
 from . import acting
-from .access import COOKIE, LIFETIME, Guard, cookie_of, headers_of, is_from_our_page, is_local
+from .access import (
+    COOKIE,
+    LIFETIME,
+    Guard,
+    cookies_of,
+    headers_of,
+    is_from_another_page,
+    is_from_our_page,
+    is_local,
+)
 from .feed import Feed
 from .figures import overview
 
@@ -83,22 +92,33 @@ def _json(status: int, value: Any) -> _Answer:
     return _Answer(status, msgspec.json.encode(value), "application/json")
 
 
+def _placed(scope: Scope) -> tuple[str, str]:
+    """Return where the dashboard is mounted, as it is written in an address, and what of it is asked for."""
+    root: str = scope.get("root_path", "").rstrip("/")
+    path: str = scope["path"]
+    # By the specification the path has the root in front of it; some servers leave out what the server was told, and
+    # Starlette has put behind that what it is mounted under.
+    for before in (root, root.removeprefix(scope.get("app_root_path", "").rstrip("/"))):
+        if path == before or path.startswith(f"{before}/"):
+            path = path[len(before) :]
+            break
+    # A part of it may be chosen by whoever asks: it is no other host, and no header.
+    return quote(f"/{root.lstrip('/')}") if root else "", path
+
+
 class _Request:
     """A request, and who it is from."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
         self.method: str = scope["method"]
-        self.root: str = scope.get("root_path", "")
-        path: str = scope["path"]
-        # By the specification the path has the root in front of it; older servers and frameworks leave it out.
-        inside = path == self.root or path.startswith(f"{self.root}/")
-        self.path = path[len(self.root) :] if inside else path
+        self.root, self.path = _placed(scope)
+        self.http_version: str = scope.get("http_version", "1.1")
         self.headers = headers_of(scope)
         self.query = parse_qs(scope.get("query_string", b"").decode("latin-1"), errors="replace")
         self.client = scope.get("client")
         self.secure = scope.get("scheme") == "https" or self.headers.get("x-forwarded-proto") == "https"
-        self.cookie = cookie_of(self.headers)
+        self.cookies = cookies_of(self.headers)
 
     async def body(self) -> bytes:
         parts, size, more = [], 0, True
@@ -182,6 +202,8 @@ class Dashboard:
                 return self._refused(request, name)
             if name == "":
                 return _Answer(200, self._files["index.html"], "text/html; charset=utf-8")
+            if is_from_another_page(request.headers):
+                return _json(403, {"error": "this is not for pages of another origin"})
             if name == "api/overview":
                 return await self._overview(request)
             if name == "api/look":
@@ -194,8 +216,13 @@ class Dashboard:
 
     def _may_look(self, request: _Request) -> bool:
         if self._guard.has_token:
-            return self._guard.knows(request.cookie, time.time())
-        return is_local(request.client, request.headers)
+            return bool(self._cookie(request))
+        return is_local(request.client, request.headers, request.http_version)
+
+    def _cookie(self, request: _Request) -> str:
+        """Return the cookie of the request that opens, or ""."""
+        now = time.time()
+        return next((each for each in request.cookies if self._guard.knows(each, now)), "")
 
     def _refused(self, request: _Request, name: str) -> _Answer:
         if not self._guard.has_token:
@@ -229,7 +256,7 @@ class Dashboard:
             "redis": str(settings.url),
             "mode": settings.mode,
             "acts": acts,
-            "forgery_token": self._guard.forgery_token(request.cookie) if acts else "",
+            "forgery_token": self._guard.forgery_token(self._cookie(request)) if acts else "",
             "asked_above": acting.ASKED_ABOVE,
             "events": self._feed.latest(),
         }
@@ -280,7 +307,7 @@ class Dashboard:
             return await self._log_in(request, body)
         if not self._may_look(request):
             return _json(401, {"error": "not logged in"})
-        if self._guard.is_forgery(request.cookie, request.headers.get("x-forgery-token", "")):
+        if self._guard.is_forgery(self._cookie(request), request.headers.get("x-forgery-token", "")):
             return _json(403, {"error": "the page is out of date: load it again"})
         if name == "logout":
             return _Answer(204, set_cookie=_set_cookie(request, "", 0))
