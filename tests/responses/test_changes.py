@@ -301,3 +301,40 @@ async def test_default_port(make: Make) -> None:
     assert (await ask(site.app, "/a", host="shop.example:80")).body == b"2"
     await site.api.invalidate_key(answer_key("http://shop.example:80/a"))
     assert (await ask(site.app, "/a")).body == b"3"
+
+
+@pytest.mark.parametrize("asks", ["no-cache", "max-age=0"])
+async def test_change_between_a_look_and_its_renewal(
+    make: Make, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    """Who renews what has been invalidated since it was read does not make its variants reachable again."""
+    numbers = count()
+    site = make(
+        lambda request: answer(f"{request.get('accept')} {next(numbers)}", 200, [("vary", "accept")]),
+        [Rule("/a", ttl=300)],
+    )
+    for kind, wanted in (("a", b"a 0"), ("b", b"b 1")):
+        assert (await ask(site.app, "/a", headers=[("accept", kind)])).body == wanted
+    load = AsyncCache._load
+
+    async def late(self: AsyncCache, *args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        await site.api.invalidate_key(answer_key("/a"))
+        return await load(self, *args, **options)
+
+    monkeypatch.setattr(AsyncCache, "_load", late)
+    renewed = await ask(site.app, "/a", headers=[("accept", "a"), ("cache-control", asks)])
+    assert renewed.body == b"a 2"
+    assert (await ask(site.app, "/a", headers=[("accept", "b")])).body == b"b 3"
+
+
+async def test_renewal_keeps_variants(make: Make) -> None:
+    """What is renewed without having been invalidated leaves the other variants where they are."""
+    site = make(
+        lambda request: answer(f"{request.get('accept')}", 200, [("vary", "accept")]), [Rule("/a", ttl=300)]
+    )
+    for kind in "ab":
+        await ask(site.app, "/a", headers=[("accept", kind)])
+    await ask(site.app, "/a", headers=[("accept", "a"), ("cache-control", "no-cache")])
+    assert site.calls == 3
+    assert (await ask(site.app, "/a", headers=[("accept", "b")])).hit

@@ -383,7 +383,7 @@ class ResponseCacheMiddleware:
         loading = asyncio.ensure_future(
             cache._load(
                 key,
-                self._loader(call, key, ident, found, stored, client, fallback),
+                self._loader(call, sealer, key, ident, found, stored, client, fallback),
                 Lifetime(1),
                 call.tags,
                 sealer,
@@ -446,6 +446,7 @@ class ResponseCacheMiddleware:
     def _loader(
         self,
         call: Call,
+        sealer: StoredSealer,
         key: str,
         ident: str,
         found: Found,
@@ -455,9 +456,15 @@ class ResponseCacheMiddleware:
     ) -> Callable[[], Any]:
         """Return what asks the handler and makes of its answer what is stored."""
         scope, asked = self._shared_scope(call, stored)
-        ident = ident or new_ident()
 
         async def load() -> Answer:
+            chosen = ident or new_ident()
+            if stored is not None and key == call.key:
+                # Under the lease: what was deleted since it was read, with all its variants, must not come back by
+                # its id. If it is there still, whatever deletes it from now on cancels this load's fill, too.
+                now_there = (await call.cache._find(key, sealer, call.tags)).value
+                if now_there is MISS or now_there.ident != ident:
+                    chosen = new_ident()
             began = _now_ms()
             personal = call.request.session or call.request.authorized
             keep: Keep | None = None
@@ -500,7 +507,7 @@ class ResponseCacheMiddleware:
                 # What a user is told for themselves says nothing of what all the others may still be told.
                 return Answer(None, keep=False, forget=not personal and run.status not in FAILURES)
             made = make(
-                ident,
+                chosen,
                 run.status,
                 headers,
                 run.body,
@@ -555,7 +562,7 @@ class ResponseCacheMiddleware:
 
     def _renew(self, call: Call, sealer: StoredSealer, key: str, found: Found, stored: Stored) -> None:
         """Have an answer renewed in the background, while it is served."""
-        load = self._loader(call, key, stored.ident, found, stored, None, True)
+        load = self._loader(call, sealer, key, stored.ident, found, stored, None, True)
         call.cache._renew(key, load, Lifetime(1), call.tags, sealer, found)
 
     def _is_unkept(self, key: str, personal: bool) -> bool:
