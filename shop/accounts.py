@@ -76,8 +76,13 @@ async def log_in(shop: Shop, email: str, password: str, *, old_token: str | None
     return LogIn(_account(user), token)
 
 
-async def register(shop: Shop, email: str, name: str, password: str, *, device: str) -> LogIn:
-    """Make an account and log in. Raises `Conflict` when the address has one."""
+async def register(
+    shop: Shop, email: str, name: str, password: str, *, old_token: str | None, device: str
+) -> LogIn:
+    """Make an account and log in, ending the session that the browser had.
+
+    Raises `Conflict` when the address has an account.
+    """
     # Invalidates, by `User`: the number of customers on the dashboard.
     user = User(email=_normal(email), name=name, password_hash=await hash_password(password), is_admin=False)
     token = _new_token()
@@ -88,6 +93,8 @@ async def register(shop: Shop, email: str, name: str, password: str, *, device: 
             session.add(_session(user.id, token, device))
     except IntegrityError:
         raise Conflict("this e-mail address has an account already") from None
+    if old_token:
+        await shop.sessions.end(old_token)
     return LogIn(_account(user), token)
 
 

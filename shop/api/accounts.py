@@ -75,7 +75,14 @@ async def log_out(request: Request, shop: TheShop) -> Response:
 @router.post("/register", status_code=201, response_model=None)
 async def register(given: Registration, request: Request, shop: TheShop) -> Response:
     """Make an account and log in."""
-    opened = await accounts.register(shop, given.email, given.name, given.password, device=device_of(request))
+    opened = await accounts.register(
+        shop,
+        given.email,
+        given.name,
+        given.password,
+        old_token=session_token(request),
+        device=device_of(request),
+    )
     response = json(opened.account, 201)
     set_session_cookie(request, response, opened.token)
     return response

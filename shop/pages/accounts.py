@@ -99,7 +99,14 @@ async def register(
     status = 422
     if not problems:
         try:
-            opened = await accounts.register(shop, email, name.strip(), password, device=device_of(request))
+            opened = await accounts.register(
+                shop,
+                email,
+                name.strip(),
+                password,
+                old_token=session_token(request),
+                device=device_of(request),
+            )
         except Conflict as error:
             problems["email"], status = f"{error.detail[0].upper()}{error.detail[1:]}.", 409
         else:

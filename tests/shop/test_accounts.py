@@ -156,3 +156,14 @@ def test_the_database_holds_no_secret(cached_shop: RunningShop) -> None:
     assert "secret@example.org" in dump
     assert cookie(client) not in dump
     assert "very secret words" not in dump
+
+
+def test_registering_ends_the_session_that_the_browser_had(shop: RunningShop) -> None:
+    """As a log-in does: its cookie is replaced, so nobody could log out of it any more."""
+    client = shop.customer()
+    kept = client.cookies["shop_session"]
+    account = {"email": "second@example.org", "name": "Second", "password": "correct horse"}
+    assert client.post("/api/register", json=account).status_code == 201
+    assert client.cookies["shop_session"] != kept
+    asked = shop.client().get("/api/me", headers={"cookie": f"shop_session={kept}"})
+    assert asked.status_code == 401
