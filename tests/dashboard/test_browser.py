@@ -145,6 +145,29 @@ def test_an_invalidation_of_another_process_appears(
     expect(event).to_contain_text("cleared")
 
 
+def test_hostile_names_are_shown_as_what_they_are(
+    pages: Opened, dashboard: str, redis_server: RedisServer
+) -> None:
+    """Markup runs nothing; what cannot be seen, or turns the writing around, is written out; nothing is too wide."""
+    page = pages(dashboard, width=390)
+    log_in(page)
+    name = "<img src=x onerror=document.title='owned'>\x1b\u202egnp.\u2066" + "w" * 400
+    with Cache.from_url(redis_server.url, namespace="shop") as cache:
+        cache.set_json(name, {"\u202e": "<script>document.title='owned'</script>"}, tags=["\u202etag"])
+        cache.invalidate_tag("\u202eother", reason="\u202e<b>\x07")
+        event = page.locator("#events li").first
+        expect(event).to_contain_text("\\u{202e}other", timeout=10_000)
+        expect(event).to_contain_text("\\u{202e}<b>\\u{7}")
+        page.get_by_label("Key, with its prefix").first.fill(name)
+        page.get_by_role("button", name="Look up").click()
+        found = page.locator("#found")
+        expect(found).to_contain_text("onerror=document.title='owned'>\\u{1b}\\u{202e}gnp.\\u{2066}www")
+        expect(found.locator("pre")).to_contain_text('{\n  "\\u{202e}": "<script>')
+        expect(found).to_contain_text("\\u{202e}tag")
+    assert page.title() == "shop · Cache"
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
 def test_a_key_is_looked_up_and_invalidated(pages: Opened, dashboard: str, redis_server: RedisServer) -> None:
     """From the table of the hottest to what is stored, and to its end."""
     page = pages(dashboard)

@@ -187,10 +187,17 @@ class Chart {
   }
 }
 
+// Text may be anybody's: characters that are not seen, or turn the writing around, are written out.
+function visible(text, lines = false) {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Zl}\p{Zp}]/gu, char =>
+    lines && (char === "\n" || char === "\t") ? char : `\\u{${char.codePointAt(0).toString(16)}}`);
+}
+
 function element(name, attributes, ...children) {
   const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(key, value);
-  made.append(...children.filter(child => child !== null && child !== undefined));
+  for (const [key, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(key, key === "title" ? visible(value) : value);
+  const given = children.filter(child => child !== null && child !== undefined);
+  made.append(...given.map(child => typeof child === "string" ? visible(child, name === "pre") : child));
   return made;
 }
 

@@ -48,7 +48,11 @@ const prefixName = prefix => prefix === "" ? "(none)" : prefix;
 
 // Lists that change every two seconds keep their elements, and with them the focus and what is pointed at.
 function keyed(list, items, key, make, fill) {
-  const known = new Map([...list.children].map(child => [child.dataset.key, child]));
+  const known = new Map();
+  for (const child of [...list.children]) {
+    if (known.has(child.dataset.key)) child.remove();
+    else known.set(child.dataset.key, child);
+  }
   items.forEach((item, i) => {
     const name = key(item);
     let child = known.get(name);
@@ -142,7 +146,6 @@ function drawEvents(events) {
   $("no-events").hidden = events.length > 0;
   keyed($("events"), events, each => each.id, each => {
     const fresh = !state.first && !state.seen.has(each.id);
-    state.seen.add(each.id);
     const names = each.names.join(", ") + (each.more ? ` and ${each.more} more` : "");
     const cleared = each.soft ? "marked stale" : `${grouped.format(each.removed)} cleared`;
     const why = [each.reason || "no reason given", each.origin, lasting(each.ms / 1000)].join(" · ");
@@ -152,6 +155,7 @@ function drawEvents(events) {
       element("span", { class: "gone" }, cleared),
       element("span", { class: "why" }, why));
   }, () => {});
+  state.seen = new Set(events.map(each => each.id)); // of those that are listed: a page may be open for weeks
 }
 
 function drawHot(which, items, press) {
@@ -363,7 +367,8 @@ async function invalidate(order, confirmed = 0) {
   const data = await answer.json();
   if (data.asks !== undefined) {
     const what = `${grouped.format(data.asks)} entries`;
-    $("sure-text").textContent = order.kind === "tag" ? `${what} carry the tag “${order.name}”.` : `${what} match “${order.name}”.`;
+    const name = visible(order.name);
+    $("sure-text").textContent = order.kind === "tag" ? `${what} carry the tag “${name}”.` : `${what} match “${name}”.`;
     $("sure-yes").textContent = `Invalidate ${what}`;
     const sure = $("sure");
     sure.returnValue = "no"; // Escape leaves it as it was
