@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.util import await_only
 
 from neverstale import AsyncCache, Cache, InvalidationError, UsageError
 from neverstale.testing.servers import RedisServer
@@ -129,6 +130,28 @@ async def test_commit_has_invalidated_when_it_returns(world: AsyncWorld) -> None
         assert page[0][0][0] == f"new {number}"
 
     await asyncio.gather(*(write_and_read(number) for number in (1, 2, 3)))
+
+
+@only("async-sqlite")
+async def test_a_task_cancelled_while_its_connection_goes_back_after_the_commit(world: AsyncWorld) -> None:
+    """Of such a transaction SQLAlchemy tells nobody the end, whoever closes the session then."""
+
+    def cancel(*_: Any) -> None:
+        event.remove(world.engine.sync_engine, "checkin", cancel)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await_only(asyncio.sleep(0))
+
+    async with world.maker() as session:
+        (await session.get_one(Product, 1)).price = 1
+        raw: Any = (await (await session.connection()).get_raw_connection()).driver_connection
+        event.listen(world.engine.sync_engine, "checkin", cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(session.commit())
+    await raw.close()
+    assert await world.look(lambda other: product(other).price) == 1
+    await until(lambda: {name for told in world.told for name in told.names} >= OF_ONE)
 
 
 # --- attaching -----------------------------------------------------------------------------------------------------

@@ -64,6 +64,14 @@ _ONCE_MORE: Final = 5.0
 _following: weakref.WeakKeyDictionary[Any, weakref.ref[Following[Any]]] = weakref.WeakKeyDictionary()
 
 
+class _Trackers(dict["Following[Any]", Tracker]):
+    """Those of one session: `info` may be handed on to another."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.owner = weakref.ref(session)
+
+
 class Following(Generic[R]):
     """Sessions whose writes are followed. Made by `follow_writes`.
 
@@ -98,7 +106,9 @@ class Following(Generic[R]):
             ("after_transaction_end", self._ended),
         ]
         for name, listener in self._listeners:
-            event.listen(target, name, listener)
+            # What comes after a commit is ours before anyone else's, who might raise an error.
+            first = name in ("after_commit", "after_transaction_end")
+            event.listen(target, name, listener, insert=first)
 
     def __repr__(self) -> str:
         return f"<Following {self._target!r}>"
@@ -114,7 +124,9 @@ class Following(Generic[R]):
     # --- what sessions tell ------------------------------------------------------------------------------------
 
     def _tracker(self, session: Session) -> Tracker:
-        trackers = session.info.setdefault(_TRACKERS, {})
+        trackers = session.info.get(_TRACKERS)
+        if trackers is None or trackers.owner() is not session:
+            trackers = session.info[_TRACKERS] = _Trackers(session)
         tracker: Tracker = trackers.get(self) or trackers.setdefault(self, Tracker(session, self._limit))
         return tracker
 
@@ -137,16 +149,32 @@ class Following(Generic[R]):
     def _executing(self, state: ORMExecuteState) -> Any:
         if state.is_select:
             return None
-        return statements.executing(self._tracker(state.session), state)
+        tracker = self._tracker(state.session)
+        result = statements.executing(tracker, state)
+        if (
+            tracker.committing and tracker.unread
+        ):  # a listener of the application writes, just before the COMMIT
+            result = state.invoke_statement() if result is None else result
+            tracker.resolve()
+        return result
 
     def _before_commit(self, session: Session) -> None:
         self._tracker(session).prepare()
 
     def _after_commit(self, session: Session) -> None:
-        self._tracker(session).committed()
+        tracker = self._tracker(session)
+        tracker.committed()
+        if isinstance(self.retrier, AsyncRetrier) and (work := tracker.take()):
+            # From here on nobody can stop it: whoever is cancelled while the connection goes back to its pool is told
+            # nothing more of this transaction, and neither are we.
+            tracker.started = self._start(self.retrier, work)
 
     def _ended(self, session: Session, transaction: SessionTransaction) -> None:
-        work, certain = self._tracker(session).end(transaction)
+        tracker = self._tracker(session)
+        work, certain = tracker.end(transaction)
+        if transaction.parent is None and tracker.started is not None:
+            started, tracker.started = tracker.started, None
+            self._failed(self._await(started))
         if not work:
             return
         if not certain:
@@ -170,13 +198,21 @@ class Following(Generic[R]):
             error = self._deliver_async(retrier, work)
         if not certain:
             retrier.later(work, _ONCE_MORE)
-        if error is not None and certain:
+        if certain:
+            self._failed(error)
+
+    def _failed(self, error: InvalidationError | None) -> None:
+        if error is not None:
             if self._on_failure == "raise":
                 raise error
             if callable(self._on_failure):
                 self._on_failure(error)
 
     def _deliver_async(self, retrier: AsyncRetrier, work: Work) -> InvalidationError | None:
+        started = self._start(retrier, work)
+        return None if started is None else self._await(started)
+
+    def _start(self, retrier: AsyncRetrier, work: Work) -> asyncio.Task[InvalidationError | None] | None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # a session that is thrown away when its loop is gone
@@ -186,6 +222,10 @@ class Following(Generic[R]):
         task = loop.create_task(retrier.invalidate(work))
         self._tasks.add(task)  # the loop itself keeps tasks only weakly
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    @staticmethod
+    def _await(task: asyncio.Task[InvalidationError | None]) -> InvalidationError | None:
         waiting: Awaitable[InvalidationError | None] = asyncio.shield(task)
         try:
             return await_only(waiting)
@@ -270,7 +310,7 @@ def touch(session: Session | AsyncSession, *, tags: Iterable[str] = (), keys: It
         UsageError: the session is not followed, or there is no transaction.
     """
     plain = session.sync_session if isinstance(session, AsyncSession) else session
-    trackers: list[Tracker] = list(plain.info.get(_TRACKERS, {}).values())
+    trackers = _trackers_of(plain)
     if isinstance(keys, str):
         raise UsageError(f"keys is a list of strings, not one string: write [{keys!r}]")
     if not plain.in_transaction():
@@ -348,23 +388,23 @@ def _nothing() -> None:
 # --- what mappers tell: of all sessions, for a flush says it to nobody else ------------------------------------------
 
 
-def _trackers_of(target: Any) -> Iterable[Tracker]:
-    session = object_session(target)
-    return () if session is None else session.info.get(_TRACKERS, {}).values()
+def _trackers_of(session: Session | None) -> list[Tracker]:
+    found = None if session is None else session.info.get(_TRACKERS)
+    return [] if found is None or found.owner() is not session else list(found.values())
 
 
 def _before_insert(mapper: Mapper[Any], _connection: Any, target: Any) -> None:
-    for tracker in _trackers_of(target):
+    for tracker in _trackers_of(object_session(target)):
         flushes.inserting(tracker, mapper, target)
 
 
 def _before_update(mapper: Mapper[Any], _connection: Any, target: Any) -> None:
-    for tracker in _trackers_of(target):
+    for tracker in _trackers_of(object_session(target)):
         flushes.updating(tracker, mapper, target)
 
 
 def _before_delete(mapper: Mapper[Any], _connection: Any, target: Any) -> None:
-    for tracker in _trackers_of(target):
+    for tracker in _trackers_of(object_session(target)):
         flushes.deleting(tracker, mapper, target)
 
 

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -89,7 +90,8 @@ class Tracker:
     """
 
     def __init__(self, session: Session, limit: int) -> None:
-        self.session = session
+        # Weakly: a session that is dropped goes at once, without waiting for the garbage collector.
+        self._session = weakref.ref(session)
         self.limit = limit
         #: Of the flush that is running: objects that were seen to have changed, that are written, that are deleted.
         self.foreseen: set[InstanceState[Any]] = set()
@@ -99,6 +101,15 @@ class Tracker:
         self._committed: SessionTransaction | None = None
         self._announced: SessionTransaction | None = None
         self.committing = False
+        #: The invalidation of what has been committed, where it has begun before the transaction's end.
+        self.started: Any = None
+
+    @property
+    def session(self) -> Session:
+        """The session, which is there as long as it tells us anything."""
+        session = self._session()
+        assert session is not None
+        return session
 
     def forget_flush(self) -> None:
         """Begin another flush."""
@@ -139,6 +150,14 @@ class Tracker:
         """Note that the innermost transaction or savepoint has been committed."""
         self._committed = self.session.get_nested_transaction() or self.session.get_transaction()
 
+    def take(self) -> Work:
+        """Return what has just been committed, and forget it; of a savepoint, nothing."""
+        level = self._levels.get(self._committed) if self._committed is not None else None
+        if level is None or self._committed is None or self._committed.parent is not None:
+            return Work()
+        work, level.tags, level.keys = level.work, {}, {}
+        return work
+
     def end(self, transaction: SessionTransaction) -> tuple[Work, bool]:
         """Close a level.
 
@@ -153,11 +172,17 @@ class Tracker:
             return level.work if certain or self.committing else Work(), certain
         if certain:
             outer: SessionTransaction | None = transaction.parent
-            while outer is not None and outer not in self._levels:
+            while outer is not None and outer not in self._levels and outer.parent and not outer.nested:
                 outer = outer.parent
             if outer is not None:
-                self._levels[outer].absorb(level)
+                # There is none yet where a session is followed from the middle of a transaction.
+                self._levels.setdefault(outer, Level()).absorb(level)
         return Work(), certain
+
+    @property
+    def unread(self) -> bool:
+        """Whether something is left to be read before the commit."""
+        return any(level.unread or level.leading for level in self._levels.values())
 
     # --- rows --------------------------------------------------------------------------------------------------
 
