@@ -19,7 +19,7 @@ from neverstale.errors import UsageError
 
 from .pending import Tracker
 from .rows import Key, Lock, Values
-from .rules import Changed, Rules, rules_of_class, secondaries_of
+from .rules import Changed, Rules, rules_of_class, secondaries_of, set_late
 
 __all__ = ["deleting", "flushed", "foresee", "inserting", "updating"]
 
@@ -32,7 +32,7 @@ def foresee(tracker: Tracker) -> None:
     for target in session.dirty:
         state: InstanceState[Any] = inspect(target)
         rules = rules_of_class(state.mapper)
-        if rules and session.is_modified(target, include_collections=False):
+        if rules and (session.is_modified(target, include_collections=False) or set_late(state.mapper)):
             tracker.foreseen.add(state)
             _expect(coming, rules, state, "update")
     for target in session.deleted:
@@ -62,7 +62,9 @@ def updating(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
     state: InstanceState[Any] = inspect(target)
     rules = rules_of_class(mapper)
     if not rules or (
-        state not in tracker.foreseen and not tracker.session.is_modified(target, include_collections=False)
+        state not in tracker.foreseen
+        and not tracker.session.is_modified(target, include_collections=False)
+        and not set_late(mapper)
     ):
         return
     changed = tracker.written[state] = _changed(state)
@@ -115,6 +117,11 @@ def flushed(tracker: Tracker) -> None:
     """After a flush: note what its objects have become, and the rows of many-to-many tables."""
     session = tracker.session
     for state, changed in tracker.written.items():
+        if changed is not None:
+            more = _changed(state) - changed  # set since: by a listener of the application, by `post_update`
+            changed |= more
+            if more:
+                _one(tracker, state, "update", changed)
         key = tuple(state.mapper.primary_key_from_instance(state.obj()))
         for each in rules_of_class(state.mapper):
             if state.identity is None:
@@ -151,8 +158,8 @@ def _associations(
             *((target, near, far) for near, far in relationship.synchronize_pairs),
             *((other, near, far) for near, far in relationship.secondary_synchronize_pairs or ()),
         ]
-        values: Values = {str(far.key): _value(owner, near) for owner, near, far in pairs}
         for each in rules:
+            values: Values = {_name(each, far): _value(owner, near) for owner, near, far in pairs}
             missing = [name for name in each.columns if name not in values]
             if missing and set(missing) - set(each.primary):
                 raise UsageError(
@@ -160,6 +167,10 @@ def _associations(
                     f"not {', '.join(missing)}: name no other columns in `invalidates(...)({each.name})`"
                 )
             tracker.after(each, values)
+
+
+def _name(rules: Rules, column: Any) -> str:
+    return str(column.key if rules.mapper is None else rules.mapper.get_property_by_column(column).key)
 
 
 def _value(target: Any, column: Any) -> Any:

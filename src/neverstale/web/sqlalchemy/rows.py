@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, Connection, Table, and_, or_, select, update
+from sqlalchemy.orm import Mapper, Session, aliased
 
 from .rules import Path, Rules
 
@@ -31,9 +31,15 @@ _CHUNK: Final = 500
 
 def on(session: Session, rules: Rules) -> Connection:
     """Return the connection on which the rows of `rules` are written in this transaction."""
-    if rules.mapper is None:
-        return session.connection(bind_arguments={"clause": rules.subject})
-    return session.connection(bind_arguments={"mapper": rules.mapper})
+    return _writing(session, rules.mapper, rules.mapper.local_table if rules.mapper else rules.subject)
+
+
+def _writing(session: Session, mapper: Mapper[Any] | None, table: Any) -> Connection:
+    # A session that reads from replicas decides by the statement: a replica does not have what has just been written.
+    bind: dict[str, Any] = {} if mapper is None else {"mapper": mapper}
+    if isinstance(table, Table):
+        bind["clause"] = update(table)
+    return session.connection(bind_arguments=bind)
 
 
 def among(columns: Sequence[Any], keys: Sequence[Key]) -> ColumnElement[bool]:
@@ -91,7 +97,7 @@ def ends(session: Session, path: Path, keys: Iterable[Key], *, lock: bool) -> di
     first, last = entities[0], entities[-1]
     remote = [getattr(first, name) for name in path.remote]
     columns = [*remote, *(getattr(last, name) for name in path.target)]
-    connection = session.connection(bind_arguments={"mapper": path.hops[0][0]})
+    connection = _writing(session, path.hops[0][0], path.hops[0][0].local_table)
     for at in range(0, len(wanted), _CHUNK):
         query = select(*(column.label(f"c{index}") for index, column in enumerate(columns))).select_from(
             first

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from sqlalchemy import Column, Table, event, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper, RelationshipProperty
-from sqlalchemy.sql.sqltypes import CHAR, TypeDecorator
+from sqlalchemy.sql.sqltypes import CHAR, NCHAR, Boolean, Integer, String
 
 from neverstale.core.keys import check_tag
 from neverstale.errors import UsageError
@@ -32,6 +32,7 @@ __all__ = [
     "rules_of_class",
     "rules_of_table",
     "secondaries_of",
+    "set_late",
 ]
 
 S = TypeVar("S")
@@ -47,6 +48,7 @@ _known: weakref.WeakKeyDictionary[Mapper[Any], tuple[Rules, ...]] = weakref.Weak
 _secondaries: weakref.WeakKeyDictionary[
     Mapper[Any], tuple[tuple[RelationshipProperty[Any], tuple[Rules, ...]], ...]
 ] = weakref.WeakKeyDictionary()
+_late: weakref.WeakKeyDictionary[Mapper[Any], bool] = weakref.WeakKeyDictionary()
 
 
 #: Columns that an UPDATE sets, by name; None where a row comes or goes, or where they are not known.
@@ -264,7 +266,7 @@ class Rules:
     def plain(self, key: str, value: object) -> bool:
         """Say whether an object's value is what the database has, to the letter."""
         column = self.available[key]
-        if not isinstance(column, Column) or isinstance(column.type, TypeDecorator | CHAR):
+        if not isinstance(column, Column) or not _as_given(column.type):
             return False
         if value is None:
             return True
@@ -273,6 +275,16 @@ class Rules:
         except NotImplementedError:
             return False
         return kind in _PLAIN and type(value) is kind
+
+
+def _as_given(type_: Any) -> bool:
+    """Say whether every database keeps values of a type as they are: one of SQLAlchemy's own."""
+    return (
+        isinstance(type_, String | Integer | Boolean)
+        and not isinstance(type_, CHAR | NCHAR)
+        and type(type_).__module__.startswith("sqlalchemy.")
+        and not type_._variant_mapping
+    )
 
 
 def invalidates(
@@ -299,6 +311,7 @@ def invalidates(
         _rules(subject).add(tags, keys, whole, columns)
         _known.clear()
         _secondaries.clear()
+        _late.clear()
         return subject
 
     return declare
@@ -343,9 +356,21 @@ def secondaries_of(mapper: Mapper[Any]) -> tuple[tuple[RelationshipProperty[Any]
             for relationship in mapper.relationships
             if isinstance(relationship.secondary, Table)
             and not relationship.viewonly
-            and (
-                rules := tuple(each for each in rules_of_table(relationship.secondary) if each.mapper is None)
-            )
+            and (rules := rules_of_table(relationship.secondary))
+        )
+    return known
+
+
+def set_late(mapper: Mapper[Any]) -> bool:
+    """Say whether a flush may set columns: a listener of the application does, or `post_update`."""
+    if len(mapper.dispatch.before_update) > 1:  # the one is ours
+        return True
+    known = _late.get(mapper)
+    if known is None:
+        known = _late[mapper] = any(
+            relationship.post_update and mapper in (relationship.parent, relationship.mapper)
+            for each in mapper.registry.mappers
+            for relationship in each.relationships
         )
     return known
 
@@ -368,5 +393,6 @@ def _tables(rules: Rules) -> Iterable[Any]:
 def _all_configured() -> None:
     _known.clear()
     _secondaries.clear()
+    _late.clear()
     for rules in list(_declared):
         rules.make_ready()

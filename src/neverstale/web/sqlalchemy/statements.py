@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Delete, Insert, Result, Table, Update, select
 from sqlalchemy.engine import CursorResult
-from sqlalchemy.orm import Mapper, ORMExecuteState
+from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState
 
 from neverstale.errors import UsageError
 
@@ -32,20 +32,38 @@ OPTION = "neverstale"
 def executing(tracker: Tracker, state: ORMExecuteState) -> Result[Any] | None:
     """Follow a statement; returns the result where it had to be executed here."""
     statement = state.statement
+    if isinstance(statement, FromStatement) and isinstance(statement.element, Insert | Update | Delete):
+        _unseen(tracker, state, statement.element)
+        return None
     if not isinstance(statement, Insert | Update | Delete) or state.execution_options.get(OPTION) is False:
         return None
     table, mapper = _subject(statement)
     if table is None:
         return None
-    rules = dict.fromkeys((*rules_of_table(table), *(rules_of_class(mapper) if mapper is not None else ())))
+    rules = _all_rules(table, mapper)
     if not rules:
         return None
     # It begins the transaction to which the statement will belong.
     state.session.connection(bind_arguments=state.bind_arguments)
     if isinstance(statement, Insert):
-        return _insert(tracker, state, statement, tuple(rules), table, mapper)
-    _change(tracker, state, statement, tuple(rules), table, mapper)
+        return _insert(tracker, state, statement, rules, table, mapper)
+    _change(tracker, state, statement, rules, table, mapper)
     return None
+
+
+def _unseen(tracker: Tracker, state: ORMExecuteState, written: Insert | Update | Delete) -> None:
+    """Name all rows of a table that is written inside of another statement, where it cannot be held to what is seen."""
+    table, mapper = _subject(written)
+    if table is not None and state.execution_options.get(OPTION) is not False:
+        rules = _all_rules(table, mapper)
+        if rules:
+            state.session.connection(bind_arguments=state.bind_arguments)
+            _coarse(tracker, rules, "a statement inside of another")
+
+
+def _all_rules(table: Table, mapper: Mapper[Any] | None) -> tuple[Rules, ...]:
+    of_class = rules_of_class(mapper) if mapper is not None else ()
+    return tuple(dict.fromkeys((*rules_of_table(table), *of_class)))
 
 
 def _subject(statement: Insert | Update | Delete) -> tuple[Table | None, Mapper[Any] | None]:
@@ -148,7 +166,7 @@ def _given(statement: Update, parameters: Any) -> set[Any]:
 
 def _sets(statement: Update, parameters: Any, columns: Sequence[Any]) -> bool:
     """Say whether an UPDATE sets one of these columns."""
-    names = {column.key for column in columns}
+    names = {name for column in columns for name in (column.key, column.expression.key)}
     return any(
         (name if isinstance(name, str) else name.key) in names for name in _given(statement, parameters)
     )
@@ -162,6 +180,8 @@ def _changed(statement: Update | Delete, parameters: Any, table: Table, rules: R
     for given in _given(statement, parameters):
         name = given if isinstance(given, str) else given.key
         names.add(name)
+        if name not in table.columns and (rules.mapper is None or name not in rules.mapper.columns):
+            return None  # a synonym, or a parameter of the WHERE: nothing is certain
         column = table.columns.get(name)
         if column is not None and rules.mapper is not None and column in rules.mapper.columns.values():
             names.add(rules.mapper.get_property_by_column(column).key)
@@ -180,7 +200,10 @@ def _insert(
     mapper: Mapper[Any] | None,
 ) -> Result[Any] | None:
     session = tracker.session
-    if statement._post_values_clause is not None:
+    replaces = any(
+        "IGNORE" not in str(prefix).upper() for prefix, _ in statement._prefixes
+    )  # INSERT OR REPLACE
+    if statement._post_values_clause is not None or replaces:
         # Which rows there were, and what they said, the statement itself does not tell.
         _coarse(tracker, rules, "an upsert")
         return None
