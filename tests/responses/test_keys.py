@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neverstale import UsageError
-from neverstale.responses.keys import Ignored, answer_key, request_key, variant_key
+from neverstale.responses.keys import Ignored, answer_key, request_key, variant_key, without
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(
     ["", "a", "=", "&", "%", "+", " ", "/", "#"]
@@ -215,3 +215,9 @@ def test_no_request_names_a_variant(query: str) -> None:
     assert "#" not in made
     assert not set(made.partition("?")[2]) & set("*[]{}\\?")
     assert variant_key(made, "0", b"x").startswith(made + "#0.")
+
+
+def test_what_the_handler_is_told() -> None:
+    """A query comes to the handler as it was sent, but for what is ignored."""
+    assert without(b"&&a=%31", Ignored.of(())) == b"&&a=%31"
+    assert without(b"&a=%31&%75tm=2&b", Ignored.of(["utm"])) == b"&a=%31&b"

@@ -186,10 +186,10 @@ def _query(query: bytes, ignore: Ignored) -> str:
 
 def without(query: bytes, ignore: Ignored) -> bytes:
     """Return a query as it was sent, but for what is ignored."""
-    if ignore is NOTHING or not query:
+    if ignore == NOTHING or not query:
         return query
     return b"&".join(
-        piece for piece in query.split(b"&") if piece and _decoded(piece.partition(b"=")[0]) not in ignore
+        piece for piece in query.split(b"&") if not piece or _decoded(piece.partition(b"=")[0]) not in ignore
     )
 
 
