@@ -89,8 +89,9 @@ class Demo:
         """
         self._claim_port()
         self._state.mkdir(parents=True, exist_ok=True)
-        password = self._admin_password()
+        password = self._secret("SHOP_ADMIN_PASSWORD", "admin-password")
         self._environ["SHOP_ADMIN_PASSWORD"] = password
+        self._environ["SHOP_CACHE_TOKEN"] = self._secret("SHOP_CACHE_TOKEN", "cache-token")
         self._environ.setdefault("DATABASE_URL", f"sqlite:///{self._state}/shop.db")
         self._environ["REDIS_URL"] = self._redis()
         self._do("seed", *(["--small"] if self._small else []))
@@ -100,6 +101,9 @@ class Demo:
         self._wait_for(shop)
         say(f"\n  The shop:       http://localhost:{self._port}")
         say(f"  Administrator:  {ADMIN}, password {password}")
+        say(
+            f"  The cache:      http://localhost:{self._port}/cache/, token {self._environ['SHOP_CACHE_TOKEN']}"
+        )
         say("  To end it:      Ctrl-C\n")
         status = shop.wait()
         raise Trouble(f"the shop ended by itself, with status {status}")
@@ -116,15 +120,16 @@ class Demo:
             except OSError as error:
                 raise Trouble(f"port {self._port} is taken: {another(self._port + 1)}") from error
 
-    def _admin_password(self) -> str:
-        given = self._environ.get("SHOP_ADMIN_PASSWORD")
+    def _secret(self, variable: str, name: str) -> str:
+        """Return what the user has set, or what the last run made, or make it."""
+        given = self._environ.get(variable)
         if given:
             return given
-        place = self._state / "admin-password"
+        place = self._state / name
         kept = place.read_text().strip() if place.is_file() else ""
         if kept:
             return kept
-        made = secrets.token_urlsafe(9)
+        made = secrets.token_urlsafe(12)
         with open(place, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(made + "\n")
         return made

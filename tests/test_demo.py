@@ -131,6 +131,13 @@ class TestRun:
             assert len(products["items"]) > 0
             log_in = {"email": demo.ADMIN, "password": first.password()}
             assert browser.post("/api/login", json=log_in).status_code == 200
+            found = re.search(r"The cache: +(http://localhost:\d+/cache/), token (\S+)", first.said)
+            assert found is not None
+            assert "Log in" in browser.get("/cache/").text
+            token = {"token": found[2]}
+            same = {"sec-fetch-site": "same-origin"}
+            assert browser.post("/cache/login", data=token, headers=same).status_code == 303
+            assert browser.get("/cache/api/overview").json()["acts"] is True
         assert f"http://localhost:{first.port}" in first.said
         assert len(first.family()) >= 3  # the demo, Redis and the shop
         os.killpg(first.process.pid, signal.SIGINT)
