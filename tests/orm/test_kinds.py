@@ -264,6 +264,15 @@ def test_a_name_of_several_columns_is_that_of_the_row(told: Callable[..., set[st
     assert told(mixed) >= {"both:1:z:4", "both:1:w:5"}
 
 
+def test_a_statement_of_many_rows_with_keys_of_several_columns(told: Callable[..., set[str]]) -> None:
+    """As many as the limit allows, and more."""
+    rows = [{"a": number, "b": 1, "text": "x", "more": 0} for number in range(1500)]
+    told(lambda session: session.execute(insert_into(Pair), rows))
+    for most in (1000, 1500):
+        given = update(Pair).where(Pair.a < most).values(text="y")
+        assert f"pair:{most - 1}:1" in told(lambda session, given=given: session.execute(given))
+
+
 def test_paths_upwards_downwards_and_further(told: Callable[..., set[str]]) -> None:
     """To the parent, its parent, and to children: old ones and new ones."""
     told(

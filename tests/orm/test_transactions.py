@@ -281,7 +281,7 @@ async def test_a_row_that_is_being_moved_is_named_as_it_is_then(world: AsyncWorl
         (await mover.get_one(Product, 1)).category_id = 4
         await mover.flush()
         committing = asyncio.create_task(session.commit())
-        await _waiting(world)
+        await waiting(world)
         await mover.commit()
         await committing
     assert OF_ONE - {"category:2", "api:products"} | {"category:4"} in [
@@ -298,7 +298,7 @@ async def test_a_product_that_is_being_moved_is_waited_for(world: AsyncWorld) ->
         reviewer.add(Review(rating=1, product_id=1))
         await reviewer.flush()
         committing = asyncio.create_task(reviewer.commit())
-        await _waiting(world)
+        await waiting(world)
         assert world.taken() == set()
         await mover.commit()
         await committing
@@ -314,7 +314,7 @@ async def test_a_statement_changes_no_row_that_was_not_seen(world: AsyncWorld) -
         changing = asyncio.create_task(
             first.execute(update(Product).where(Product.category_id.in_([1, 3])).values(price=1))
         )
-        await _waiting(world)
+        await waiting(world)
         await second.execute(update(Product).where(Product.id == 1).values(category_id=3))
         await second.commit()
         world.taken()
@@ -327,7 +327,7 @@ async def test_a_statement_changes_no_row_that_was_not_seen(world: AsyncWorld) -
     assert {f"product:{number}" for number in changed} <= told
 
 
-async def _waiting(world: AsyncWorld) -> None:
+async def waiting(world: AsyncWorld) -> None:
     """Wait until a session waits for a lock of another."""
     async with asyncio.timeout(10), world.plain() as session:
         waits = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Table, Uuid, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Mapper, Session, aliased
+from sqlalchemy.sql.elements import Grouping
 
 from .rules import Path, Rules
 
@@ -27,6 +28,14 @@ Lock: TypeAlias = 'Literal["", "update", "delete"]'
 
 #: Keys in one statement: SQLite once took 999 parameters, and a server's planner need not see thousands.
 _CHUNK: Final = 500
+_GROUP: Final = 100
+
+
+class _Apart(Grouping[bool]):
+    """Parentheses that SQLAlchemy does not take for superfluous, as it does where an OR stands in an OR."""
+
+    operator = None
+    inherit_cache = True
 
 
 def on(session: Session, rules: Rules) -> Connection:
@@ -42,14 +51,24 @@ def _writing(session: Session, mapper: Mapper[Any] | None, table: Any) -> Connec
     return session.connection(bind_arguments=bind)
 
 
-def among(columns: Sequence[Any], keys: Sequence[Key]) -> ColumnElement[bool]:
-    """Return the criterion that the columns have one of these values; understood by every database."""
+def among(columns: Sequence[Any], keys: Sequence[Key], parameters: int = _CHUNK) -> ColumnElement[bool]:
+    """Return the criterion that the columns have one of these values; understood by every database.
+
+    Args:
+        parameters: above so many, keys that are numbers or UUIDs are written into the statement.
+    """
     if len(columns) == 1 or not keys:
-        found: ColumnElement[bool] = columns[0].in_([key[0] for key in keys])
+        values = [key[0] for key in keys]
+        literal = len(values) > parameters and isinstance(columns[0].type, Integer | Uuid)
+        found: ColumnElement[bool] = columns[0].in_(
+            bindparam(None, values, type_=columns[0].type, expanding=True, literal_execute=True)
+            if literal
+            else values
+        )
         return found
-    return or_(
-        *(and_(*(column == value for column, value in zip(columns, key, strict=True))) for key in keys)
-    )
+    each = [and_(*(column == value for column, value in zip(columns, key, strict=True))) for key in keys]
+    # In groups, for SQLite nests what stands in a row, a thousand deep at most.
+    return or_(*(_Apart(or_(*each[at : at + _GROUP])) for at in range(0, len(each), _GROUP)))
 
 
 def locked(query: Any, lock: Lock, of: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Delete, Insert, Result, Table, Update, select
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState
+from sqlalchemy.sql import visitors
 
 from neverstale.errors import UsageError
 
@@ -27,18 +28,27 @@ __all__ = ["OPTION", "executing"]
 
 #: Execution option: `False` leaves a statement to the caller, who says by `touch` what it changes.
 OPTION = "neverstale"
+#: Keys that a statement is held to as parameters: databases take only so many of these (SQL Server 2100).
+_PARAMETERS = 1000
 
 
 def executing(tracker: Tracker, state: ORMExecuteState) -> Result[Any] | None:
     """Follow a statement; returns the result where it had to be executed here."""
     statement = state.statement
     if isinstance(statement, FromStatement) and isinstance(statement.element, Insert | Update | Delete):
-        _unseen(tracker, state, statement.element)
+        for written in _written_in(statement):
+            _unseen(tracker, state, written)
         return None
     if not isinstance(statement, Insert | Update | Delete) or state.execution_options.get(OPTION) is False:
         return None
+    inner = [written for written in _written_in(statement) if written is not statement]
+    for written in inner:
+        _unseen(tracker, state, written)
     table, mapper = _subject(statement)
     if table is None:
+        return None
+    if inner and not isinstance(statement, Insert):
+        _unseen(tracker, state, statement)  # to look for its rows would write what is written inside
         return None
     rules = _all_rules(table, mapper)
     if not rules:
@@ -49,6 +59,11 @@ def executing(tracker: Tracker, state: ORMExecuteState) -> Result[Any] | None:
         return _insert(tracker, state, statement, rules, table, mapper)
     _change(tracker, state, statement, rules, table, mapper)
     return None
+
+
+def _written_in(statement: Any) -> list[Insert | Update | Delete]:
+    """Return the writing statements that a statement consists of: itself, and CTEs."""
+    return [each for each in visitors.iterate(statement) if isinstance(each, Insert | Update | Delete)]
 
 
 def _unseen(tracker: Tracker, state: ORMExecuteState, written: Insert | Update | Delete) -> None:
@@ -138,8 +153,8 @@ def _change(
         if can_be_whole and len(keys) > tracker.limit:
             _coarse(tracker, rules, "the statement")
             return
-        if not many and len(keys) <= tracker.limit:
-            state.statement = statement.where(among(primary, keys))
+        if not many and (len(primary) == 1 or len(keys) <= _PARAMETERS):
+            state.statement = statement.where(among(primary, keys, _PARAMETERS))
     for each in rules:
         changed = _changed(statement, state.parameters, table, each)
         tracker.before(each, keys, lock, changed)
