@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from neverstale import Cache
-from neverstale.testing.servers import RedisServer
+from neverstale.testing.servers import RedisServer, binaries
 from tests.shop.test_browser import ARGUMENTS, CONTRAST
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -168,6 +168,23 @@ def test_hostile_names_are_shown_as_what_they_are(
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
+def test_a_long_prefix_makes_nothing_wider(pages: Opened) -> None:
+    """In the table, below the charts and beside the pointer: it is cut, or goes on in the next line."""
+    prefix = "w" * 120 + ":"
+    with RedisServer.start(binaries()["redis"]) as server, serving(server) as url:
+        page = pages(url)
+        with Cache.from_url(server.url, namespace="shop", prefix=prefix) as cache, cache.reporting():
+            for _ in range(500):
+                cache.get("k")
+        long = page.locator("#table-prefixes th[scope=row]").filter(has_text="wwww")
+        expect(long).to_have_count(1, timeout=20_000)
+        page.locator("#chart-rate").focus()
+        page.keyboard.press("End")
+        for width in (1280, 820, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
 def test_a_key_is_looked_up_and_invalidated(pages: Opened, dashboard: str, redis_server: RedisServer) -> None:
     """From the table of the hottest to what is stored, and to its end."""
     page = pages(dashboard)
@@ -206,11 +223,15 @@ def test_more_than_a_thousand_are_asked_about(
         act, sure = page.get_by_role("button", name="Invalidate", exact=True), page.locator("#sure")
         for leave in ("Cancel", "Escape"):
             act.click()
+            # What it said the last time, it still says while it is closed.
+            expect(sure).to_be_visible(timeout=20_000)
             expect(sure).to_contain_text("1,234 entries")
             if leave == "Cancel":
                 sure.get_by_role("button", name="Cancel").click()
             else:
                 page.keyboard.press("Escape")
+            expect(sure).to_be_hidden()
+            expect(act).to_be_enabled()
             expect(page.locator("#done")).to_contain_text("Nothing was invalidated")
         assert cache.get("many:7") == "v"
         act.click()
