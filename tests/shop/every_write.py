@@ -161,8 +161,10 @@ class World:
         """Return one that is for sale, as far as is known."""
         return self.random.choice(self.products)
 
-    def member(self) -> Member:
-        """Return a customer who is logged in."""
+    async def member(self, shop: httpx.AsyncClient) -> Member:
+        """Return a customer who is logged in, a new one if there is none."""
+        if not any(each.open for each in self.members):
+            await WRITES["POST", "/api/register"](self, shop)
         return self.random.choice([each for each in self.members if each.open])
 
     def data(self) -> dict[str, Any]:
@@ -302,8 +304,12 @@ async def log_out_by_form(world: World, shop: httpx.AsyncClient) -> httpx.Respon
 async def _register(world: World, shop: httpx.AsyncClient, path: str, how: str) -> httpx.Response:
     member = Member(f"w{next(_numbers)}@example.org", "correct horse")
     given = {"email": member.email, "name": "Wanda Test", "password": member.password}
-    answer = await send(shop, "POST", path, None, **{how: given})
+    before = world.random.choice([None, *world.members])  # whose browser it is
+    old = before.open[-1] if before is not None and before.open else None
+    answer = await send(shop, "POST", path, old, **{how: given})
     if answer.status_code < 400:
+        if before is not None and old is not None:
+            before.end(old)
         world.joined(member)
     return _opened(member, answer)
 
@@ -319,7 +325,7 @@ async def register_by_form(world: World, shop: httpx.AsyncClient) -> httpx.Respo
 
 
 async def _change_password(world: World, shop: httpx.AsyncClient, path: str, how: str) -> httpx.Response:
-    member = world.member()
+    member = await world.member(shop)
     new = f"correct horse {next(_numbers)}"
     given = {"current": member.password, "new": new}
     ends = tuple(member.open)
@@ -341,7 +347,7 @@ async def change_password_by_form(world: World, shop: httpx.AsyncClient) -> http
 
 async def _another(world: World, shop: httpx.AsyncClient) -> tuple[Member, str, str]:
     """Log in once more; returns who, the session that asks, and the public id of the new one."""
-    member = world.member()
+    member = await world.member(shop)
     asking = member.open[0]
     given = {"email": member.email, "password": member.password}
     _opened(member, await send(shop, "POST", "/api/login", None, json=given))
@@ -448,7 +454,7 @@ async def order(world: World, shop: httpx.AsyncClient) -> httpx.Response:
     there = await _stocked(world, *world.products)
     chosen = world.random.sample(there, min(3, len(there)))
     lines = [{"product_id": number, "quantity": world.random.randrange(1, 3)} for number in chosen]
-    return await send(shop, "POST", "/api/orders", world.member().open[0], json={"lines": lines})
+    return await send(shop, "POST", "/api/orders", (await world.member(shop)).open[0], json={"lines": lines})
 
 
 @write("POST", "/products/{product_id}/order")
@@ -456,4 +462,4 @@ async def order_by_form(world: World, shop: httpx.AsyncClient) -> httpx.Response
     there = await _stocked(world, *world.products)
     number = world.random.choice(there or world.products)
     path = f"/products/{number}/order"
-    return await send(shop, "POST", path, world.member().open[0], data={"quantity": "2"})
+    return await send(shop, "POST", path, (await world.member(shop)).open[0], data={"quantity": "2"})

@@ -43,7 +43,7 @@ class Open:
 
     async def ask(self, method: str, path: str, json: Any = None, *, admin: bool = True) -> httpx.Response:
         """Do something as the administrator, or as a customer."""
-        who = self.world.admin if admin else self.world.members[0]
+        who = self.world.admin if admin else await self.world.member(self.world.shops[0])
         answer = await send(self.world.shops[0], method, path, who.open[0], json=json)
         assert answer.status_code < 400, answer.text
         return answer
