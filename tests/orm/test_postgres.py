@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ForeignKey, delete, func, insert, select, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from neverstale import UsageError
+from neverstale.web.sqlalchemy import invalidates
 from tests.orm.conftest import AsyncWorld, only
 from tests.orm.models import Category, Label, Product, Review
 from tests.orm.test_transactions import waiting
@@ -74,3 +75,58 @@ async def test_a_statement_of_thousands_of_rows(world: AsyncWorld) -> None:
     done: Any = await world.write(lambda session: session.execute(update(Category).values(name="all")))
     assert done.rowcount > 33_000
     assert "category:33000" in world.taken()
+
+
+class Own(DeclarativeBase):
+    pass
+
+
+@invalidates("animal:{id}", "name:{name}")
+class Animal(Own):
+    __tablename__ = "animals"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    kind: Mapped[str] = mapped_column(default="animal")
+    __mapper_args__ = {  # noqa: RUF012
+        "polymorphic_on": "kind",
+        "polymorphic_identity": "animal",
+        "with_polymorphic": "*",
+    }
+
+
+class Dog(Animal):
+    __tablename__ = "dogs"
+    id: Mapped[int] = mapped_column(ForeignKey("animals.id"), primary_key=True)
+    tricks: Mapped[int]
+    __mapper_args__ = {"polymorphic_identity": "dog"}  # noqa: RUF012
+
+
+async def test_a_class_whose_reads_join_its_subclasses(world: AsyncWorld) -> None:
+    """What is joined from outside cannot be locked, and need not be."""
+    async with world.engine.begin() as connection:
+        await connection.run_sync(Own.metadata.drop_all)
+        await connection.run_sync(Own.metadata.create_all)
+    await world.write(lambda session: session.add(Dog(id=1, name="a", tricks=1)))
+    assert world.taken() == {"animal:1", "name:a"}
+    await world.write(lambda session: setattr(session.get_one(Animal, 1), "name", "b"))
+    assert world.taken() == {"animal:1", "name:a", "name:b"}
+    await world.write(lambda session: session.execute(update(Animal).values(name="c")))
+    assert world.taken() == {"animal:1", "name:b", "name:c"}
+    await world.write(lambda session: session.execute(update(Dog).values(tricks=2)))
+    assert world.taken() == {"animal:1", "name:c"}
+    await world.write(lambda session: session.delete(session.get_one(Animal, 1)))
+    assert world.taken() == {"animal:1", "name:c"}
+
+
+async def test_a_commit_in_two_phases(world: AsyncWorld) -> None:
+    """Invalidated with the second, not with the first."""
+
+    def change(session: Session) -> None:
+        session.get_one(Product, 1).category_id = 3
+        session.prepare()
+        assert world.taken() == set()
+        session.commit()
+
+    async with world.maker(twophase=True) as session:
+        await session.run_sync(change)
+    assert world.taken() >= {"product:1", "category:2", "category:3"}

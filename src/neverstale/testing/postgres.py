@@ -24,6 +24,8 @@ from neverstale.testing.processes import (
 
 # Its databases are thrown away: a crash of the machine may lose them.
 CARELESS = ["-F", "-c", "full_page_writes=off"]
+#: Commits in two phases are off where PostgreSQL is left as it comes.
+TWO_PHASES = ["-c", "max_prepared_transactions=10"]
 
 
 class PostgresServer:
@@ -113,7 +115,7 @@ class PostgresServer:
         self._run("initdb", "-D", str(data), *options)
         for attempt in range(1, PORT_TRIES + 1):
             self.port = free_port()
-            command = [str(self._programs / "postgres"), "-D", str(data), *CARELESS]
+            command = [str(self._programs / "postgres"), "-D", str(data), *CARELESS, *TWO_PHASES]
             command += ["-h", LOOPBACK, "-p", str(self.port), "-k", str(self._directory)]
             process = spawn(command, self._log, user=self._user, death=signal.SIGQUIT)
             self._process = process

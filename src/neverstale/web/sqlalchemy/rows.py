@@ -19,7 +19,7 @@ from sqlalchemy.sql.elements import Grouping
 
 from .rules import Path, Rules
 
-__all__ = ["Key", "Lock", "Values", "among", "ends", "locked", "on", "read"]
+__all__ = ["Key", "Lock", "Values", "among", "ends", "locked", "on", "read", "tables"]
 
 Key: TypeAlias = "tuple[Any, ...]"
 Values: TypeAlias = "dict[str, Any]"
@@ -79,6 +79,11 @@ def locked(query: Any, lock: Lock, of: Any) -> Any:
     return query.with_for_update(key_share=lock == "update", of=of)
 
 
+def tables(mapper: Mapper[Any] | None, table: Any) -> Any:
+    """Return what is locked of a class: its own tables, not those of subclasses that its SELECTs join as well."""
+    return table if mapper is None else list(mapper.tables)
+
+
 def read(connection: Connection, rules: Rules, keys: Iterable[Key], lock: Lock = "") -> Iterator[Values]:
     """Read by primary key what `rules` has to know of rows; those that are gone are left out."""
     subject: Any = rules.subject
@@ -96,7 +101,7 @@ def read(connection: Connection, rules: Rules, keys: Iterable[Key], lock: Lock =
         chunk = wanted[at : at + _CHUNK]
         query = select(*columns).select_from(subject).where(among(primary, chunk))
         if lock:
-            query = locked(query.order_by(*primary), lock, subject)
+            query = locked(query.order_by(*primary), lock, tables(rules.mapper, subject))
         for row in connection.execute(query):
             yield dict(zip(rules.columns, row, strict=True))
 

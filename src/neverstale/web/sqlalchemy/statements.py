@@ -21,7 +21,7 @@ from sqlalchemy.sql import visitors
 from neverstale.errors import UsageError
 
 from .pending import Tracker
-from .rows import Key, Lock, among, locked
+from .rows import Key, Lock, among, locked, tables
 from .rules import Changed, Rules, rules_of_class, rules_of_table
 
 __all__ = ["OPTION", "executing"]
@@ -145,7 +145,7 @@ def _change(
         can_be_whole = all(each.whole for each in rules)
         if can_be_whole:
             query = query.limit(tracker.limit + 1)
-        query = locked(query, lock, mapper.class_ if mapper is not None else table)
+        query = locked(query, lock, tables(mapper, table))
         connection = session.connection(bind_arguments=state.bind_arguments)
         sets: Any = state.parameters if many else [state.parameters or {}]
         found = (tuple(row) for each in sets for row in connection.execute(query, each))
