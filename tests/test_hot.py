@@ -6,11 +6,15 @@ import math
 import statistics
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neverstale import Cache
 from neverstale.core.keys import Keys
 from neverstale.hot import SAMPLED, Hot, Table, gap, read, written
+from neverstale.sessions import Sessions
+from neverstale.testing.servers import RedisServer
 
 names = st.integers(0, 30).map(str)
 
@@ -49,6 +53,22 @@ def test_about_one_of_64_reads_is_looked_at() -> None:
 def test_keys_of_sessions_are_never_looked_at() -> None:
     """However many are read."""
     assert (gap("session:"), gap("session:admin:")) == (math.inf, math.inf)
+    hot = Hot()
+    hot.note("", "session:0123", ())
+    assert (len(hot.keys), len(hot.tags)) == (0, 0)
+
+
+@pytest.mark.parametrize("prefix", ["session:", "auth:"])
+def test_sessions_are_never_looked_at_under_any_prefix(redis_server: RedisServer, prefix: str) -> None:
+    """An application may have given them another one."""
+    with Cache.from_url(redis_server.url, namespace="shop", timeout=5) as cache:
+        session_id = Sessions(cache, type=dict, prefix=prefix).create({}, user="1").id
+        for _ in range(2 * SAMPLED):
+            assert Sessions(cache, type=dict, prefix=prefix).get(session_id) == {}
+        kept = Sessions(cache, type=dict, prefix=prefix)
+        for _ in range(4 * SAMPLED):
+            assert kept.get(session_id) == {}
+        assert len(cache._shared.hot.keys) == 0
 
 
 @given(st.text(max_size=20), st.text(min_size=1, max_size=40))

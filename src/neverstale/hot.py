@@ -5,7 +5,7 @@ sample names most often, by Misra and Gries ("Finding repeated elements", 1982):
 that is more than one in n + 1 of what was added, whatever else comes. A reporter takes the most frequent out of it,
 once a second, for the table that all processes have together in Redis.
 
-Keys of sessions are never looked at: who knows one knows when its owner comes and goes.
+Keys of sessions are never looked at, under whatever prefix: who knows one knows when its owner comes and goes.
 
 Without locks: two threads at the same instant may lose a sample.
 """
@@ -95,6 +95,8 @@ class Hot:
 
     def note(self, prefix: str, key: str, tags: tuple[str, ...]) -> None:
         """Note a read that was looked at; `key` as Redis has it behind the prefix."""
+        if f"{prefix}{key}".startswith(_SECRET):
+            return
         self.keys.add(written(prefix, key))
         for tag in tags:
             self.tags.add(tag)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, get_origin
@@ -70,6 +71,8 @@ class BaseSessions(Generic[D]):
     ) -> None:
         ttl_ms, *others = (_milliseconds(each) for each in spans)
         self._base = cache
+        # Under another prefix, too: who knows which keys are asked for knows when somebody comes and goes.
+        cache._until_sample = math.inf
         self._rules = Rules(min(ttl_ms, DAY_MS), *others)
         self._codec = json_codec(Session[kind])
         self._ring = Keyring(keys) if keys else None
