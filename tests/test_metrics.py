@@ -196,6 +196,26 @@ async def test_redis_away_is_no_error(faces: Faces, redis_server: RedisServer) -
     assert plain((await face.totals()).all) == plain(stats)
 
 
+@pytest.mark.usefixtures("often")
+async def test_nodes_that_make_no_sense_do_not_end_it(
+    faces: Faces, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a look at the nodes raises is logged; figures are reported all the same, until the end."""
+
+    def broken(connections: object) -> Any:
+        raise ValueError("a server that says something else")
+
+    monkeypatch.setattr(reporter, "nodes", broken)
+    monkeypatch.setattr(reporter, "nodes_async", broken)
+    one = faces.make(redis_server.url)
+    async with reporting(one):
+        await reach(one, 1)
+        await one.get("k")
+        async with asyncio.timeout(20):
+            while (await one.totals()).all.reads != 1:  # noqa: ASYNC110 - Redis has no event for it
+                await asyncio.sleep(0.01)
+
+
 async def test_it_ends_while_redis_is_away(faces: Faces, redis_server: RedisServer) -> None:
     """The last report does not hold up the end of an application."""
     face = faces.make(redis_server.url, timeout=0.05)

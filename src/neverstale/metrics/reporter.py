@@ -239,7 +239,10 @@ class _Threads:
             except Exception as error:  # noqa: BLE001 - as Redis, a disk may be full: the next report is sent all the same
                 _failed(error)
             if not over and self._reporter.nodes_due():
-                self._reporter.look(nodes(self._connections))
+                try:
+                    self._reporter.look(nodes(self._connections))
+                except Exception as error:  # noqa: BLE001 - what a node says may be anything: reports go on
+                    _failed(error)
 
 
 _reporters: weakref.WeakSet[Reporter] = weakref.WeakSet()
@@ -310,7 +313,10 @@ async def reporting_async(
             except Exception as error:  # noqa: BLE001 - as above
                 _failed(error)
             if not over and reporter.nodes_due():
-                reporter.look(await nodes_async(connections))
+                try:
+                    reporter.look(await nodes_async(connections))
+                except Exception as error:  # noqa: BLE001 - as above
+                    _failed(error)
 
     reporter.enter()
     try:
