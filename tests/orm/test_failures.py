@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, select
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.util import await_only
 
@@ -220,6 +222,36 @@ async def test_whatever_makes_asynchronous_sessions_can_be_followed(world: Async
         await one.commit()
     assert world.taken() == OF_ONE
     assert AsyncSession.sync_session_class is Session
+
+
+@pytest.mark.parametrize("kind", [sessionmaker, async_sessionmaker])
+async def test_nothing_is_kept_of_sessions_and_makers_that_are_dropped(
+    kind: Any, redis_server: RedisServer
+) -> None:
+    """Sessions go at once, makers with the next collection, though SQLAlchemy keeps listeners by class."""
+    sync = kind is sessionmaker
+    cache: Any = (Cache if sync else AsyncCache).from_url(redis_server.url)
+    maker = kind(create_engine("sqlite://") if sync else create_async_engine("sqlite+aiosqlite://"))
+    follow_writes(maker, cache)
+    session = maker()
+    plain = session if sync else session.sync_session
+    dropped = [weakref.ref(plain), weakref.ref(type(plain))]
+    gc.disable()
+    try:
+        if sync:
+            plain.execute(select(1))
+            plain.commit()
+            plain.get_bind().dispose()
+            del session, plain
+            assert dropped[0]() is None
+        else:
+            del session, plain
+    finally:
+        gc.enable()
+    del maker
+    gc.collect()
+    assert [each() for each in dropped] == [None, None]
+    await cache.close() if not sync else cache.close()
 
 
 async def test_what_does_not_fit_is_refused(world: World) -> None:

@@ -53,6 +53,7 @@ AsyncSessions: TypeAlias = (
 )
 
 _TRACKERS: Final = "neverstale.trackers"
+_UNDO: Final = "_neverstale_undo"
 #: As events and the log say it.
 REASON: Final = "a committed write"
 #: A thousand rows are read in a few milliseconds, and invalidated in a few more.
@@ -90,10 +91,11 @@ class Following(Generic[R]):
     ) -> None:
         self.retrier: R = retrier
         self._cache = cache
-        self._target = target
+        # SQLAlchemy keeps what listens to a class as long as that class: held from here it would stay for ever.
+        self._target = weakref.ref(target)
+        setattr(target, _UNDO, undo)
         self._limit = limit
         self._on_failure = on_failure
-        self._undo = undo
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listeners: list[tuple[str, Callable[..., Any]]] = [
             ("after_transaction_create", self._begun),
@@ -111,15 +113,16 @@ class Following(Generic[R]):
             event.listen(target, name, listener, insert=first)
 
     def __repr__(self) -> str:
-        return f"<Following {self._target!r}>"
+        return f"<Following {self._target()!r}>"
 
     def detach(self) -> None:
         """Follow no more. What is owed is still tried again; `retrier.close()` ends that, too."""
-        if _known(self._target) is self:
-            del _following[self._target]
+        target = self._target()
+        if target is not None and _known(target) is self:
+            del _following[target]
             for name, listener in self._listeners:
-                event.remove(self._target, name, listener)
-            self._undo()
+                event.remove(target, name, listener)
+            getattr(target, _UNDO)()
 
     # --- what sessions tell ------------------------------------------------------------------------------------
 

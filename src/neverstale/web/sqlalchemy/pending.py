@@ -169,6 +169,7 @@ class Tracker:
             return Work(), True
         certain = transaction is self._committed
         if transaction.parent is None:
+            self._committed = self._announced = None
             return level.work if certain or self.committing else Work(), certain
         if certain:
             outer: SessionTransaction | None = transaction.parent
