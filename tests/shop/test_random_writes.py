@@ -66,7 +66,10 @@ async def four_shops(
             clients = [await stack.enter_async_context(client(each.base_url)) for each in shops]
             world = World(clients, plain, random)
             await world.begin()
-            yield world, cache
+            try:
+                yield world, cache
+            finally:
+                await world.settle()
     finally:
         said = [await asyncio.to_thread(each.stop) for each in shops]
     assert "Traceback" not in "".join(said)
