@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -120,6 +121,16 @@ class TestPlanted:
                 mend(nodes_of(cache._connections), found, cache.settings, "delete")
             replacing.result()
         assert client.exists(*names) == len(names)
+
+    @pytest.mark.plants_keys
+    def test_long_names(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """A name of a megabyte does not make a report of megabytes."""
+        client = redis_server.client()
+        for name in ("shop:v1:", "shop:v1:api:", "shop:"):
+            client.set(name + "x" * 1_000_000 + ":", "x")
+        report = examine(make_cache(redis_server.url), rate=0)
+        assert finding(report, "no-ttl").severity == "error"
+        assert len(json.dumps(report.as_dict())) < 100_000
 
     @pytest.mark.plants_keys
     def test_strange(self, redis_server: RedisServer, make_cache: MakeCache) -> None:

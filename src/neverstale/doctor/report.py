@@ -14,7 +14,7 @@ from .facts import Facts, gather
 from .findings import Finding, merged
 from .names import Kind
 from .nodes import Node, nodes_of
-from .scan import Plain, Scan, Scanner
+from .scan import Plain, Scan, Scanner, shown
 from .together import check_all
 
 __all__ = ["Report", "examine"]
@@ -194,11 +194,8 @@ def _count(number: int, what: str, plural: str = "") -> str:
 
 
 def _examples(found: list[Plain] | list[str]) -> str:
-    shown = [
-        each if isinstance(each, str) else each.key.decode(errors="backslashreplace")
-        for each in found[:_SHOWN]
-    ]
-    return ", ".join(shown) + (", ..." if len(found) > _SHOWN else "")
+    names = [each if isinstance(each, str) else shown(each.key) for each in found[:_SHOWN]]
+    return ", ".join(names) + (", ..." if len(found) > _SHOWN else "")
 
 
 def _node(facts: Facts) -> dict[str, Any]:

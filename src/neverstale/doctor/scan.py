@@ -34,7 +34,7 @@ from .members import MemberSample, sample_members
 from .names import Kind, Name, Names
 from .nodes import Node
 
-__all__ = ["Big", "Group", "Plain", "Scan", "Scanner"]
+__all__ = ["Big", "Group", "Plain", "Scan", "Scanner", "shown"]
 
 #: Keys for which MEMORY USAGE is asked of each: about a second of a server's time.
 _EXACT: Final = 100_000
@@ -51,6 +51,8 @@ _EXAMPLES: Final = 10
 _MENDABLE: Final = 200_000
 #: Tags that are counted one by one: 50,000 are about 10 MB here. Those that come later are counted together.
 _TAGS: Final = 50_000
+#: Characters of a name that are told. Ours are shorter; Redis allows half a gigabyte.
+_LENGTH: Final = 1000
 OTHER_TAGS: Final = "(others)"
 _REDIRECTS: Final = (AskError, MovedError, TryAgainError)
 
@@ -180,7 +182,13 @@ def _told(groups: dict[str, Group], most: int) -> dict[str, Any]:
 
 
 def _names(found: list[Plain]) -> list[str]:
-    return [each.key.decode(errors="backslashreplace") for each in found[:_EXAMPLES]]
+    return [shown(each.key) for each in found[:_EXAMPLES]]
+
+
+def shown(raw: bytes) -> str:
+    """Return a name as it is told."""
+    text = raw[: _LENGTH + 1].decode(errors="backslashreplace")
+    return text if len(raw) <= _LENGTH else f"{text[:_LENGTH]}…"
 
 
 class Scanner:
@@ -288,11 +296,11 @@ class Scanner:
         found = self.found
         entries = []
         for raw, name, ttl, head, size in seen:
-            shown = raw.decode(errors="backslashreplace")
+            told = shown(raw)
             self._group(found.kinds, name.kind.value).add(size)
             if size is not None:
                 push = heapq.heappushpop if len(self._top) >= _BIGGEST else heapq.heappush
-                push(self._top, (size, shown, name.kind.value))
+                push(self._top, (size, told, name.kind.value))
             if ttl == -1:
                 found.lasting_count += 1
                 if len(found.lasting) < _MENDABLE:
@@ -302,16 +310,16 @@ class Scanner:
                 if len(found.long) < _MENDABLE:
                     found.long.append(Plain(node.name, raw, name, ttl))
             if name.kind is Kind.FOREIGN and len(found.foreign) < _EXAMPLES:
-                found.foreign.append(shown)
+                found.foreign.append(told)
             if name.kind is Kind.ENTRY:
-                self._group(found.prefixes, name.prefix or "(none)").add(size)
+                self._group(found.prefixes, name.prefix[:_LENGTH] or "(none)").add(size)
                 self._group(found.versions, name.version).add(size)
-                entries.append((node, raw, shown, head, size))
+                entries.append((node, raw, told, head, size))
         self._judge_entries(entries)
 
     def _judge_entries(self, entries: list[tuple[Node, bytes, str, Any, Any]]) -> None:
         found, headers = self.found, []
-        for node, raw, shown, head, size in entries:
+        for node, raw, told, head, size in entries:
             if isinstance(head, redis.ResponseError) and "WRONGTYPE" not in str(head):
                 self._reply("GETRANGE", head)
                 continue
@@ -324,7 +332,7 @@ class Scanner:
             if entry is None:
                 found.strange_count += 1
                 if len(found.strange) < _EXAMPLES:
-                    found.strange.append(shown)
+                    found.strange.append(told)
             elif entry.is_lease:
                 found.leases += 1
             else:
