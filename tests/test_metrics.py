@@ -197,6 +197,21 @@ async def test_redis_away_is_no_error(faces: Faces, redis_server: RedisServer) -
 
 
 @pytest.mark.usefixtures("often")
+async def test_a_field_of_somebody_else_ends_no_report(faces: Faces, redis_server: RedisServer) -> None:
+    """It is left as it is; all others are counted, once."""
+    one, client = faces.make(redis_server.url, namespace="shop"), redis_server.client()
+    client.hset("shop:cache:{shop:stats}:totals:v1", "misses:", "many")
+    client.expire("shop:cache:{shop:stats}:totals:v1", 60)
+    async with reporting(one):
+        await one.set("a", "x")
+        await one.get("a")
+        await one.get("b")
+        await reach(one, 1)
+    found = (await one.totals()).all
+    assert (found.hits, found.sets, found.misses) == (1, 1, 0)
+
+
+@pytest.mark.usefixtures("often")
 async def test_nodes_that_make_no_sense_do_not_end_it(
     faces: Faces, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

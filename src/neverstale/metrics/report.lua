@@ -9,17 +9,19 @@ local now = tonumber(redis.call('TIME')[1])
 if math.floor(now / SPAN) ~= tonumber(ARGV[3]) or math.floor(now / MINUTE) ~= tonumber(ARGV[4]) then
   return {0, now}
 end
+-- By pcall: a field that somebody else has written to is left as it is. An error would end this half way, and what was
+-- added until then would be added again with the next try.
 local at = 9
 if redis.call('HGET', KEYS[6], ARGV[1]) ~= ARGV[2] then
   for _ = 1, tonumber(ARGV[6]) do
-    redis.call('HINCRBY', KEYS[1], ARGV[at], ARGV[at + 1])
-    redis.call('HINCRBY', KEYS[2], ARGV[at], ARGV[at + 1])
+    redis.pcall('HINCRBY', KEYS[1], ARGV[at], ARGV[at + 1])
+    redis.pcall('HINCRBY', KEYS[2], ARGV[at], ARGV[at + 1])
     at = at + 2
   end
   for kind = 1, 2 do
     local key, count = KEYS[2 + kind], tonumber(ARGV[6 + kind])
     for _ = 1, count do
-      redis.call('ZINCRBY', key, ARGV[at + 1], ARGV[at])
+      redis.pcall('ZINCRBY', key, ARGV[at + 1], ARGV[at])
       at = at + 2
     end
     if count > 0 then
