@@ -9,7 +9,6 @@ import os
 from typing import Any
 
 import msgspec
-from sqlalchemy import Engine, event
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .app import configure_logging
@@ -31,17 +30,11 @@ class Seen(msgspec.Struct):
 
 
 class Observed:
-    """Counts the statements of this process, and answers one address with that and what the cache has counted."""
+    """Answers one address with how many statements there were in this process, and what the cache has counted."""
 
     def __init__(self, app: ASGIApp, state: Any) -> None:
         self.app = app
         self._state = state
-        self._statements = 0
-        event.listen(Engine, "before_cursor_execute", self._count)
-
-    def _count(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith("BEGIN"):  # which only one of the two databases gets as a statement
-            self._statements += 1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != FIGURES:
@@ -57,7 +50,7 @@ class Observed:
         stats = {} if shop.catalog.cache is None else shop.catalog.cache.stats()
         return Seen(
             os.getpid(),
-            self._statements,
+            shop.db.statements.total,
             {prefix: each.hits + each.stale_hits for prefix, each in stats.items()},
             {prefix: each.reads for prefix, each in stats.items()},
         )
