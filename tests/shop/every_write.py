@@ -155,6 +155,12 @@ class World:
         """Wait for the last answers of the readers."""
         await asyncio.gather(*self._reading)
 
+    async def look_round(self) -> None:
+        """Note which sessions several writers at once have left open: a log-in may have met a change of password."""
+        for member in self.members:
+            asked = [(token, await ask(self.plain, Question("/api/me", token))) for token in member.open]
+            member.end(*(token for token, answer in asked if answer[0] == 401))
+
     # -- choosing -----------------------------------------------------------------------------------------------------
 
     def product(self) -> int:
@@ -444,15 +450,21 @@ async def review_by_form(world: World, shop: httpx.AsyncClient) -> httpx.Respons
     return await _review(world, shop, f"/products/{world.product()}/reviews", "data")
 
 
-async def _stocked(world: World, *numbers: int) -> list[int]:
-    """Return those of which there are two."""
-    found = [(await world.plain.get(f"/api/products/{number}")).json() for number in numbers]
-    return [each["id"] for each in found if each.get("stock", 0) >= 2]
+async def _stocked(world: World, shop: httpx.AsyncClient) -> list[int]:
+    """Return products of which there are two, a new one if there is none."""
+    found = [(await world.plain.get(f"/api/products/{number}")).json() for number in world.products]
+    there = [each["id"] for each in found if each.get("stock", 0) >= 2]
+    if not there:
+        given = world.data() | {"stock": 9}
+        answer = await send(shop, "POST", "/api/products", world.admin.open[0], json=given)
+        there.append(answer.json()["id"])
+        world.made(there[0])
+    return there
 
 
 @write("POST", "/api/orders")
 async def order(world: World, shop: httpx.AsyncClient) -> httpx.Response:
-    there = await _stocked(world, *world.products)
+    there = await _stocked(world, shop)
     chosen = world.random.sample(there, min(3, len(there)))
     lines = [{"product_id": number, "quantity": world.random.randrange(1, 3)} for number in chosen]
     return await send(shop, "POST", "/api/orders", (await world.member(shop)).open[0], json={"lines": lines})
@@ -460,7 +472,7 @@ async def order(world: World, shop: httpx.AsyncClient) -> httpx.Response:
 
 @write("POST", "/products/{product_id}/order")
 async def order_by_form(world: World, shop: httpx.AsyncClient) -> httpx.Response:
-    there = await _stocked(world, *world.products)
-    number = world.random.choice(there or world.products)
+    there = await _stocked(world, shop)
+    number = world.random.choice(there)
     path = f"/products/{number}/order"
     return await send(shop, "POST", path, (await world.member(shop)).open[0], data={"quantity": "2"})
