@@ -228,14 +228,14 @@ def test_a_listener_that_writes_before_the_commit(told: Told) -> None:
 @pytest.mark.parametrize(
     "values",
     [{"town": "z"}, {Item.town: "z"}, {"where": "z"}, {Item.where: "z"}, {Item.city: "z"}, {"city": "z"}],
-    ids=str,
+    ids=["synonym", "Item.synonym", "hybrid", "Item.hybrid", "Item.column", "column"],
 )
 def test_columns_set_by_other_names(told: Told, values: Any) -> None:
     """Synonyms and hybrids."""
     assert told(lambda session: session.execute(update(Item).values(values))) >= {"place:x:y", "place:z:y"}
 
 
-@pytest.mark.parametrize("values", [{"number": 5}, {Item.number: 5}], ids=str)
+@pytest.mark.parametrize("values", [{"number": 5}, {Item.number: 5}], ids=["name", "attribute"])
 def test_an_update_of_a_primary_key_that_has_another_name_as_attribute(told: Told, values: Any) -> None:
     """Refused as any other."""
     with pytest.raises(UsageError):
