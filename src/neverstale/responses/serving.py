@@ -6,7 +6,7 @@ import enum
 from typing import Final
 
 from .fields import date_of, http_date, members, seconds
-from .requests import Request
+from .requests import Request, selected
 from .stored import Flag, Stored
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "not_modified",
     "of_304",
     "said",
+    "selects",
     "validators",
 ]
 
@@ -36,6 +37,11 @@ class Use(enum.Enum):
     VALIDATE = "validate"  # to be renewed first: its time is over
     RELOAD = "reload"  # the same: the client wants it so
     CLOSED = "closed"  # not for this request: it has a session or credentials, or is of another user
+
+
+def selects(stored: Stored, request: Request) -> bool:
+    """Return whether a request has the headers that an answer was selected by (RFC 9111 section 4.1)."""
+    return not stored.vary or selected(request.headers, stored.vary) == stored.selected
 
 
 def judge(stored: Stored, request: Request, now_ms: int, *, obey: bool, owner: bytes = b"") -> Use:
