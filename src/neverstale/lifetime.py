@@ -61,6 +61,6 @@ class Lifetime:
         ttl_ms = max(1, min(ends, DAY_MS))
         # Where Redis' own expiry says it all, nothing needs to be written, and no clock but Redis' is asked. But what
         # may be renewed stays in Redis while it is, beyond its time: then it is to be known that it is over.
-        if ends == fresh and not self.beta:
+        if not (self.stale_ms or self.kept_ms or self.beta):
             return Moments(0, 0, ttl_ms)
         return Moments(now_ms + fresh, now_ms + served, ttl_ms)

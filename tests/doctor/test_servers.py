@@ -169,7 +169,7 @@ class TestRights:
         cache = make_cache(url)
         assert mend(report.primaries, report.scan.lasting, cache.settings, "expire").expired == 1
         server.client().persist("shop:v1:planted")
-        server.client().execute_command("ACL", "SETUSER", "doctor", "+unlink")
+        server.client().execute_command("ACL", "SETUSER", "doctor", "+unlink", "+eval")
         assert mend(report.primaries, report.scan.lasting, cache.settings, "delete").deleted == 1
 
     @pytest.mark.plants_keys
