@@ -164,8 +164,8 @@ class TestRun:
         assert len(valkey_server.keys()) > 0
         assert running.end() == 0
 
-    def test_ctrl_c_while_the_database_is_filled(self, start: Start) -> None:
-        """It can be ended at any time, and the next run makes up for it."""
+    def test_ctrl_c_early(self, start: Start) -> None:
+        """It can be ended while the database is filled, and the next run makes up for it."""
         running = start()
         wait_until(lambda: len(running.family()) >= 3 or running.process.poll() is not None, "seed", PATIENCE)
         assert running.end() == 0, running.said
