@@ -116,9 +116,8 @@ class CounterSnapshot:
     @property
     def hit_rate(self) -> float | None:
         """The share of reads answered without a load, from 0 to 1, stale hits included; `None` before any."""
-        served = self.hits + self.stale_hits
-        reads = served + self.misses
-        return served / reads if reads else None
+        reads = self.reads
+        return (reads - self.misses) / reads if reads else None
 
     def redis_time(self, share: float) -> float | None:
         """Return the seconds within which that share (0.5: the median) of the exchanges with Redis were done."""
