@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
 
 import pytest
 
+from neverstale.drive import clients
 from neverstale.testing.servers import (
     PostgresServer,
     RedisCluster,
@@ -116,6 +118,28 @@ def _every_key_has_a_ttl(request: pytest.FixtureRequest) -> Iterator[None]:
         findings = [finding for watch in watches for finding in watch.findings(spare)]
     if findings:
         pytest.fail("in Redis, without a TTL:\n" + "\n".join(findings), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _every_cache_is_closed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a cache open: whoever comes after it on the same server would share its connections."""
+    if request.node.get_closest_marker("leaves_a_cache_open"):
+        yield
+        return
+    before = _users()
+    yield
+    left = _users() - before
+    if left:
+        pytest.fail("left open: " + ", ".join(f"{count} on {url}" for url, count in left.items()), pytrace=False)
+
+
+def _users() -> Counter[str]:
+    """How many caches are open in this process, by the Redis that they are on."""
+    found: Counter[str] = Counter()
+    for registry in (clients._threads, clients._loops):
+        for shared, users in registry._in_use.values():
+            found[str(shared._settings.url)] += users
+    return found
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -187,6 +187,7 @@ async def test_closing_while_loads_run(redis_server: RedisServer, complaints: li
         assert await other.get_json("k") == "loaded"
 
 
+@pytest.mark.leaves_a_cache_open
 def test_a_loop_that_ends_while_a_load_runs(redis_server: RedisServer) -> None:
     """A program that ends without closing leaves no lease behind."""
     began = threading.Event()
@@ -206,6 +207,7 @@ def test_a_loop_that_ends_while_a_load_runs(redis_server: RedisServer) -> None:
     assert redis_server.keys() == []
 
 
+@pytest.mark.leaves_a_cache_open
 def test_a_program_that_is_interrupted(redis_server: RedisServer) -> None:
     """What ends the whole loop from inside a load gives the lease back as well."""
 

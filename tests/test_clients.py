@@ -112,11 +112,12 @@ def test_making_connections_does_no_io() -> None:
     ):
         began = time.perf_counter()
         opened = shared(Settings.from_url(url))
-        shared_async(Settings.from_url(url))
+        on_loops = shared_async(Settings.from_url(url))
         assert time.perf_counter() - began < SOON
         assert fails(lambda opened=opened: opened.fast.get("k")) < SOON  # type: ignore[misc]
         assert opened.ping() is False
         opened.close()
+        asyncio.run(on_loops.close())
 
 
 async def test_node_clients_of_an_async_cluster_answer(redis_cluster: RedisCluster) -> None:
@@ -606,6 +607,7 @@ def test_a_client_outside_a_loop_is_an_error() -> None:
     connections = shared_async(Settings())
     with pytest.raises(RuntimeError, match="no running event loop"):
         _ = connections.fast
+    asyncio.run(connections.close())
 
 
 FORK = """

@@ -48,12 +48,13 @@ class Cache(BaseCache):
 
     def __init__(self, settings: Settings | None = None, *, prefix: str = "") -> None:
         settings = settings or Settings.from_env()
-        self._connections = shared(settings)
         # Connections are shared by all caches on one Redis; what is invalidated concerns one cache.
         events = Events()
-        self._deaf = self._connections.events.subscribe(events.tell, ConnectionEvent)
         announcer = Announcer(events, Keys(settings.namespace, settings.version, "").channel)
         super().__init__(Shared(settings, events, announcer, Memory(), {}), prefix)
+        # Nothing may raise from here on: connections that were taken are given back by `close` alone.
+        self._connections = shared(settings)
+        self._deaf = self._connections.events.subscribe(events.tell, ConnectionEvent)
         self._driver = ThreadDriver(self._connections, announcer)
 
     @classmethod

@@ -99,8 +99,10 @@ async def test_a_refresh_that_fails(
     server.client().setrange("v1:k", 34, bytes(8))
     again = face.loader("new")
     assert await face.get_or_load("k", again, soft_ttl=60) == "old"
+    # A reader that comes while the thread of the failed refresh is still ending starts none: the next one does.
+    while await face.get_or_load("k", again, soft_ttl=60) != "new":
+        pass
     await until(lambda: face.stats().fills == 2)
-    assert await face.get_or_load("k", again, soft_ttl=60) == "new"
     assert (broken.calls, again.calls) == (1, 1)
 
 

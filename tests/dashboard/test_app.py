@@ -352,7 +352,8 @@ async def test_lifespan_and_websockets(cache: AsyncCache) -> None:
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete", "websocket.close"]
 
 
-def test_a_short_token_is_refused(redis_server: RedisServer) -> None:
+async def test_a_short_token_is_refused(redis_server: RedisServer) -> None:
     """An application does not start with it."""
-    with pytest.raises(UsageError, match="at least 16"):
-        Dashboard(AsyncCache.from_url(redis_server.url), token="short")
+    async with AsyncCache.from_url(redis_server.url) as cache:
+        with pytest.raises(UsageError, match="at least 16"):
+            Dashboard(cache, token="short")

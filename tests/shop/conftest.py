@@ -8,10 +8,18 @@ from pathlib import Path
 import httpx
 import pytest
 
-from neverstale.testing.servers import PostgresServer, RedisServer
+from neverstale.testing.servers import PostgresServer, RedisServer, binaries
 from tests.shop.running import RunningShop, Shops, copy_postgres, copy_sqlite, run
 
 KINDS = ("sqlite-cached", "sqlite-plain", "postgres-cached", "postgres-plain")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis for shops alone: those that run for the whole session go on reporting while other tests run."""
+    found = binaries()
+    with RedisServer.start(found.get("redis") or found["valkey"]) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import shutil
 import subprocess
@@ -178,8 +179,12 @@ class TestDashboard:
         assert page.headers.get_list("content-security-policy")[0].startswith("default-src 'none'")
         assert len(page.headers.get_list("content-security-policy")) == 1
 
+        lamp = {"name": "Watched Lamp", "description": "", "stock": 10, "category_id": 7}
+        prices = itertools.count(1100)
+
         def seen() -> bool:
-            guarded.admin.put(f"/api/products/{number}", json=LAMP)
+            # Another price each time: a write that changes nothing invalidates nothing.
+            guarded.admin.put(f"/api/products/{number}", json={**lamp, "price_cents": next(prices)})
             guarded.client().get(f"/api/products/{number}")
             events = browser.get("/cache/api/overview").json()["events"]
             return any(f"product:{number}" in str(each["names"]) for each in events)
@@ -235,8 +240,6 @@ def test_tokens_that_can_be_guessed(name: str) -> None:
         Settings.from_env({name: "too short"})
     assert TOKEN not in repr(Settings.from_env({name: TOKEN}))
 
-
-LAMP = {"name": "Watched Lamp", "description": "", "price_cents": 1100, "stock": 10, "category_id": 7}
 
 
 def guarded_client(shop: RunningShop) -> httpx.Client:

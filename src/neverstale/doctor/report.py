@@ -78,7 +78,7 @@ def examine(
     What may not be asked (CONFIG, ACL, ...) is said in a finding.
 
     Raises:
-        RedisUnavailable: no node answers, or one stopped answering during the scan.
+        RedisUnavailable: no node answers.
     """
     settings = cache.settings
     nodes = nodes_of(cache._connections, replicas=True)
@@ -104,6 +104,15 @@ def examine(
 
 
 def _check_scan(scan: Scan, version: int, namespace: str) -> Iterator[Finding]:
+    for node, problem in scan.failed.items():
+        yield Finding(
+            "error",
+            "scan-incomplete",
+            f"not all keys were looked at: {problem}",
+            "What is said here of keys holds for those that were seen; the others may lack a TTL.",
+            "Run it again when the node answers. A cluster that has lost a node answers again after its failover.",
+            where=(node,),
+        )
     ours = [each for each in scan.lasting if each.name.kind is not Kind.FOREIGN]
     foreign = [each for each in scan.lasting if each.name.kind is Kind.FOREIGN]
     if ours:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -122,7 +123,8 @@ class Scan:
         strange: entries by their names whose contents are not Neverstale's; examples.
         members: what became of the members of tags.
         refused: commands that were refused, with the reason.
-        complete: whether it came to its end.
+        failed: nodes that did not answer to the end, with the reason.
+        complete: whether it came to its end, on every node.
     """
 
     expected: int = 0
@@ -145,6 +147,7 @@ class Scan:
     strange_count: int = 0
     members: MemberSample = field(default_factory=MemberSample)
     refused: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     complete: bool = False
 
     @property
@@ -173,6 +176,7 @@ class Scan:
             "not_ours_inside": {"count": self.strange_count, "examples": self.strange},
             "tag_members": self.members.as_dict(),
             "refused": self.refused,
+            "failed": self.failed,
         }
 
 
@@ -226,24 +230,30 @@ class Scanner:
     def run(self) -> Scan:
         """Look at all keys; `found` has what was found until now, also after an interruption.
 
-        Raises:
-            RedisUnavailable: a node did not answer.
+        A node that stops answering is left for the next one.
         """
         began = time.monotonic()
         try:
             for node in self._nodes:
-                self.found.expected += int(_allowed(self.found, "DBSIZE", node.client.dbsize) or 0)
+                with self._failing(node):
+                    self.found.expected += int(_allowed(self.found, "DBSIZE", node.client.dbsize) or 0)
             self.found.every = max(1, self.found.expected // _EXACT)
             for node in self._nodes:
-                for names in self._walk(node, began):
-                    self._look_at(node, names)
-            self.found.complete = True
-        except REDIS_ERRORS as problem:
-            raise unavailable(problem) from problem
+                with self._failing(node):
+                    for names in self._walk(node, began):
+                        self._look_at(node, names)
+            self.found.complete = not self.found.failed
         finally:
             self.found.seconds = time.monotonic() - began
             self.found.biggest = [Big(*each) for each in sorted(self._top, reverse=True)]
         return self.found
+
+    @contextmanager
+    def _failing(self, node: Node) -> Iterator[None]:
+        try:
+            yield
+        except REDIS_ERRORS as problem:
+            self.found.failed[node.name] = str(unavailable(problem))
 
     def _walk(self, node: Node, began: float) -> Iterator[list[bytes]]:
         cursor, found = 0, self.found
