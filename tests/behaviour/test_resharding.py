@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,8 +24,6 @@ pytestmark = [
 
 KEY = "v1:k"
 TAG = "cache:tag:{t}"
-#: Far below the second and more for which redis-py asks again where a slot's keys are here and there.
-PROMPT = 0.5
 
 
 def said(reply: Any) -> str:
@@ -99,21 +96,31 @@ class Move:
         node.client().execute_command("CLUSTER", "SETSLOT", self.slot, what, identity)
 
 
+def put_off(cluster: RedisCluster) -> int:
+    """Return how many commands were told to try again, as one is whose keys are here and there."""
+    errors = [node.client().info("errorstats") for node in cluster.primaries()]
+    return sum(each.get("errorstat_TRYAGAIN", {"count": 0})["count"] for each in errors)
+
+
 @contextlib.contextmanager
 def moving(server: Server, slot: int) -> Iterator[Move]:
-    """Begin to move a slot; afterwards it is where it was."""
+    """Begin to move a slot; afterwards it is where it was. Fails if a command had to wait for the move's end.
+
+    redis-py would ask again for a second and more.
+    """
     assert isinstance(server, RedisCluster)
+    before = put_off(server)
     move = Move(server, slot)
     move.begin()
     try:
         yield move
     finally:
         move.back()
+    assert put_off(server) == before
 
 
 async def works(face: Face) -> None:
-    """Do everything that the protocol does with a key and a tag, and all of it in time."""
-    began = time.perf_counter()
+    """Do everything that the protocol does with a key and a tag."""
     await face.invalidate_key("k")
     loader = face.loader("loaded")
     assert [await face.get_or_load("k", loader, tags=["t"]) for _ in range(2)] == ["loaded", "loaded"]
@@ -125,7 +132,6 @@ async def works(face: Face) -> None:
     assert await face.get("k") is None
     await face.set("k", "set")
     assert await face.delete("k") is True
-    assert time.perf_counter() - began < PROMPT
 
 
 async def test_while_the_slot_of_an_entry_moves(face: Face, server: Server) -> None:
@@ -154,9 +160,7 @@ async def test_entries_of_one_slot_here_and_there(face: Face, server: Server) ->
         await face.set_many(dict.fromkeys(keys, "v"), tags=["t"])
         with moving(server, slot) as move:
             move.carry(1)
-            began = time.perf_counter()
             assert (await invalidate()).removed == 3
-            assert time.perf_counter() - began < PROMPT
             assert await face.get_many(keys) == {}
 
 
