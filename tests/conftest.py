@@ -130,7 +130,9 @@ def _every_cache_is_closed(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     left = _users() - before
     if left:
-        pytest.fail("left open: " + ", ".join(f"{count} on {url}" for url, count in left.items()), pytrace=False)
+        pytest.fail(
+            "left open: " + ", ".join(f"{count} on {url}" for url, count in left.items()), pytrace=False
+        )
 
 
 def _users() -> Counter[str]:

@@ -241,7 +241,6 @@ def test_tokens_that_can_be_guessed(name: str) -> None:
     assert TOKEN not in repr(Settings.from_env({name: TOKEN}))
 
 
-
 def guarded_client(shop: RunningShop) -> httpx.Client:
     return httpx.Client(base_url=shop.base_url, timeout=30)
 
