@@ -9,7 +9,8 @@ What happens on a deploy that raises the version, in one run:
 
 Each second is measured: the share of answers that came from the cache, and what the database was asked, by the misses
 of visitors and by the warm-up together. Two limits are stated and checked: how many statements run at the same time
-(the pools of connections, which nothing goes beyond), and how many there are in a second.
+(the pools of connections, which nothing goes beyond), and how many there are in a second (which follows from the rate
+of the warm-up and from the misses of visitors).
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ _BACK = 0.95
 _CONNECTIONS = 8
 #: Seconds, at the end of the first part, whose mean is the steady state.
 _STEADY = 10
-#: One second is a small sample: what counts is the mean of so many, those before included.
-_MEAN = 5
+#: One second is a small sample: what counts is the mean of so many.
+_MEAN = 10
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,13 @@ class Curve:
 
     @property
     def back_after(self) -> int | None:
-        """Seconds until the hit rate was back, for good; None if it was not."""
+        """Seconds after which the hit rate was back, in the next `_MEAN` and in all that were measured, or None."""
         rates = [each.hit_rate for each in self.seconds]
-        means = (statistics.fmean(rates[max(0, end - _MEAN) : end]) for end in range(1, len(rates) + 1))
-        low = [number for number, mean in enumerate(means, 1) if mean < _BACK * self.steady]
-        after = low[-1] if low else 0
-        return None if after == len(self.seconds) else after
+        mark = _BACK * self.steady
+        for after in range(len(rates) - _MEAN + 1):
+            if min(statistics.fmean(rates[after : after + _MEAN]), statistics.fmean(rates[after:])) >= mark:
+                return after
+        return None
 
     @property
     def within_limits(self) -> bool:
@@ -110,7 +112,7 @@ async def measure(
     steady: int = 120,
     seconds: int = 60,
     warm: bool = True,
-    rate: float = 80.0,
+    rate: float = 140.0,
     at_once: int = 4,
     statements: int = 600,
     say: Console,
@@ -246,9 +248,9 @@ def _show(curve: Curve, out: Console) -> None:
 def command(
     visitors: Annotated[int, typer.Option(min=1, max=5000, help="requests per second")] = 100,
     steady: Annotated[int, typer.Option(min=_STEADY, max=3600, help="seconds before the cold start")] = 120,
-    seconds: Annotated[int, typer.Option(min=1, max=3600, help="seconds after it")] = 60,
+    seconds: Annotated[int, typer.Option(min=_MEAN, max=3600, help="seconds after it")] = 60,
     warm: Annotated[bool, typer.Option("--warm/--no-warm", help="whether the warm-up runs")] = True,
-    rate: Annotated[float, typer.Option(min=0.1, help="loads per second of the warm-up")] = 80.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="loads per second of the warm-up")] = 140.0,
     at_once: Annotated[int, typer.Option(min=1, max=64, help="its reads side by side")] = 4,
     statements: Annotated[int, typer.Option(min=1, help="a second that the database may be asked")] = 600,
     as_json: Annotated[bool, typer.Option("--json", help="figures for programs")] = False,

@@ -38,7 +38,7 @@ from .views import CategoryView, ProductQuery, Sort
 __all__ = ["HOT", "PAGES", "PRODUCTS", "jobs", "jobs_of", "learnt", "opened"]
 
 PAGES = 3  # of the list of everything: few turn more often
-PRODUCTS = 2000  # by Zipf's law four of five looks at 20,000 products
+PRODUCTS = 4000  # by Zipf's law five of six looks at 20,000 products
 HOT = 200  # some hundred keys are what a sample of half an hour can tell apart
 _SELDOM = (*(ProductQuery(sort=each) for each in Sort if each is not Sort.NEWEST), ProductQuery(page=2))
 _LEARN = 1800.0  # as far back as is known what was asked for
