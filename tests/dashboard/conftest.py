@@ -12,6 +12,8 @@ import pytest
 from neverstale import AsyncCache
 from neverstale.dashboard import Dashboard
 from neverstale.testing.servers import RedisServer
+from tests.browser import browser as browser
+from tests.browser import page_of as page_of
 
 TOKEN = "the-token-of-the-dashboard"
 OURS = {"sec-fetch-site": "same-origin"}

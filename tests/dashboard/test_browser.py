@@ -2,62 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
+import contextlib
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from neverstale import Cache
-from neverstale.testing.servers import RedisServer, binaries
-from tests.shop.test_browser import ARGUMENTS, CONTRAST
+from neverstale.testing.servers import RedisServer, binaries, free_port, wait_until
+from tests.browser import CONTRAST, OpenPage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "the-token-of-the-dashboard"
-Opened = Callable[..., Page]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or "/usr/bin/chromium"
-    if not Path(chromium).exists():
-        if os.environ.get("CI"):
-            pytest.fail("CI must have a browser: apt-get install chromium")
-        pytest.skip("no browser on this machine: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@contextmanager
+@contextlib.contextmanager
 def serving(server: RedisServer, *token: str) -> Iterator[str]:
     """Serve a dashboard in a process of its own; gives its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
+    url = f"http://localhost:{port}/cache/"
     command = [sys.executable, "-m", "tests.dashboard.serving", server.url, str(port), *token]
     process = subprocess.Popen(command, cwd=ROOT)
+
+    def answers() -> bool:
+        assert process.poll() is None, "the application has ended"
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}icon.svg").status_code == 200
+        return False
+
     try:
-        url = f"http://localhost:{port}/cache/"
-        ends = time.monotonic() + 30
-        while True:
-            try:
-                with urllib.request.urlopen(f"{url}icon.svg"):
-                    break
-            except (urllib.error.URLError, ConnectionError):
-                assert process.poll() is None, "the application has ended"
-                assert time.monotonic() < ends, "the application does not answer"
-                time.sleep(0.05)
+        wait_until(answers, "a dashboard")
         yield url
     finally:
         process.terminate()
@@ -71,24 +50,15 @@ def dashboard(redis_server: RedisServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def pages(browser: Browser) -> Iterator[Opened]:
-    """Return a function that opens a page; fails a test whose pages log an error or ask another host."""
-    contexts, problems = [], []
+def pages(page_of: OpenPage) -> OpenPage:
+    """Return a function that opens a dashboard."""
 
-    def make(url: str, width: int = 1280, height: int = 900, **options: object) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)  # type: ignore[arg-type]
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda asked: None if asked.url.startswith(url) else problems.append(asked.url))
+    def opened(url: str, **options: Any) -> Page:
+        page = page_of(url, **options)
         page.goto(url)
         return page
 
-    yield make
-    for context in contexts:
-        context.close()
-    assert problems == []
+    return opened
 
 
 def log_in(page: Page) -> None:
@@ -97,7 +67,7 @@ def log_in(page: Page) -> None:
     expect(page.locator("#live")).to_contain_text("1 process", timeout=20_000)
 
 
-def test_the_figures_move(pages: Opened, dashboard: str) -> None:
+def test_the_figures_move(pages: OpenPage, dashboard: str) -> None:
     """Rates, prefixes, charts and what is hot fill themselves while the cache is read."""
     page = pages(dashboard)
     log_in(page)
@@ -113,7 +83,7 @@ def test_the_figures_move(pages: Opened, dashboard: str) -> None:
     assert page.title() == "shop · Cache"
 
 
-def test_charts_are_read_by_keyboard_and_pointer(pages: Opened, dashboard: str) -> None:
+def test_charts_are_read_by_keyboard_and_pointer(pages: OpenPage, dashboard: str) -> None:
     """Both show the figures of one moment, and a reader of screens gets them in words."""
     page = pages(dashboard)
     log_in(page)
@@ -132,7 +102,7 @@ def test_charts_are_read_by_keyboard_and_pointer(pages: Opened, dashboard: str) 
 
 
 def test_an_invalidation_of_another_process_appears(
-    pages: Opened, dashboard: str, redis_server: RedisServer
+    pages: OpenPage, dashboard: str, redis_server: RedisServer
 ) -> None:
     """With its reason, moments after it happened."""
     page = pages(dashboard)
@@ -146,7 +116,7 @@ def test_an_invalidation_of_another_process_appears(
 
 
 def test_hostile_names_are_shown_as_what_they_are(
-    pages: Opened, dashboard: str, redis_server: RedisServer
+    pages: OpenPage, dashboard: str, redis_server: RedisServer
 ) -> None:
     """Markup runs nothing; what cannot be seen, or turns the writing around, is written out; nothing is too wide."""
     page = pages(dashboard, width=390)
@@ -168,7 +138,7 @@ def test_hostile_names_are_shown_as_what_they_are(
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
-def test_a_long_prefix_makes_nothing_wider(pages: Opened) -> None:
+def test_a_long_prefix_makes_nothing_wider(pages: OpenPage) -> None:
     """In the table, below the charts and beside the pointer: it is cut, or goes on in the next line."""
     prefix = "w" * 120 + ":"
     with RedisServer.start(binaries()["redis"]) as server, serving(server) as url:
@@ -185,7 +155,9 @@ def test_a_long_prefix_makes_nothing_wider(pages: Opened) -> None:
             assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
-def test_a_key_is_looked_up_and_invalidated(pages: Opened, dashboard: str, redis_server: RedisServer) -> None:
+def test_a_key_is_looked_up_and_invalidated(
+    pages: OpenPage, dashboard: str, redis_server: RedisServer
+) -> None:
     """From the table of the hottest to what is stored, and to its end."""
     page = pages(dashboard)
     log_in(page)
@@ -211,7 +183,7 @@ def test_a_key_is_looked_up_and_invalidated(pages: Opened, dashboard: str, redis
 
 
 def test_more_than_a_thousand_are_asked_about(
-    pages: Opened, dashboard: str, redis_server: RedisServer
+    pages: OpenPage, dashboard: str, redis_server: RedisServer
 ) -> None:
     """Cancel and Escape leave them; the button that says how many ends them."""
     page = pages(dashboard)
@@ -240,7 +212,7 @@ def test_more_than_a_thousand_are_asked_about(
         assert cache.get("many:7") is None
 
 
-def test_logging_out_shuts_the_door(pages: Opened, dashboard: str) -> None:
+def test_logging_out_shuts_the_door(pages: OpenPage, dashboard: str) -> None:
     """The page is the door again, also when it is loaded anew."""
     page = pages(dashboard)
     log_in(page)
@@ -250,7 +222,7 @@ def test_logging_out_shuts_the_door(pages: Opened, dashboard: str) -> None:
     expect(page.get_by_label("Token")).to_be_visible()
 
 
-def test_without_a_token_it_is_to_look_at(pages: Opened, redis_server: RedisServer) -> None:
+def test_without_a_token_it_is_to_look_at(pages: OpenPage, redis_server: RedisServer) -> None:
     """Figures, and no way to act."""
     with serving(redis_server) as url:
         page = pages(url)
@@ -262,7 +234,7 @@ def test_without_a_token_it_is_to_look_at(pages: Opened, redis_server: RedisServ
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 820, 1280])
-def test_it_can_be_read(pages: Opened, dashboard: str, scheme: str, width: int) -> None:
+def test_it_can_be_read(pages: OpenPage, dashboard: str, scheme: str, width: int) -> None:
     """Every text has enough contrast, and nothing is wider than the screen, of a phone too."""
     page = pages(dashboard, width=width, color_scheme=scheme)
     assert page.evaluate(CONTRAST) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import httpx
 import pytest
 
 from neverstale.testing.servers import PostgresServer, RedisServer, binaries
+from tests.browser import OpenPage
+from tests.browser import browser as browser
+from tests.browser import page_of as page_of
 from tests.shop.running import RunningShop, Shops, copy_postgres, copy_sqlite, run
 
 KINDS = ("sqlite-cached", "sqlite-plain", "postgres-cached", "postgres-plain")
@@ -76,3 +80,9 @@ def cached_shop(shops: Shops) -> RunningShop:
 def client(shop: RunningShop) -> httpx.Client:
     """A visitor who is not logged in."""
     return shop.client()
+
+
+@pytest.fixture
+def open_page(page_of: OpenPage, cached_shop: RunningShop) -> OpenPage:
+    """Return a function that opens a page of the shop with a cache."""
+    return functools.partial(page_of, cached_shop.base_url)

@@ -2,98 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.browser import CONTRAST, OpenPage
 from tests.shop.running import ADMIN, RunningShop
-
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-# Every text whose colour is less than 4.5 to 1 against the nearest ground behind it, by WCAG's formula.
-CONTRAST = r"""() => {
-    const parse = colour => {
-        const numbers = colour.match(/[\d.]+/g).map(Number);
-        const rgb = numbers.slice(0, 3).map(value => colour.startsWith('color(') ? value * 255 : value);
-        return [...rgb, numbers[3] ?? 1];
-    };
-    const luminance = colour => {
-        const [r, g, b] = colour.slice(0, 3).map(value => value / 255)
-            .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const ground = element => {
-        for (; element; element = element.parentElement) {
-            const colour = parse(getComputedStyle(element).backgroundColor);
-            if (colour[3] > 0) return colour;
-        }
-        return [255, 255, 255, 1];
-    };
-    const hasText = element =>
-        [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-    return [...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && hasText(e)).map(e => {
-        const both = [luminance(parse(getComputedStyle(e).color)), luminance(ground(e))];
-        const ratio = (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
-        return [ratio, e.tagName, e.className, e.textContent.trim().slice(0, 30)];
-    }).filter(([ratio]) => ratio < 4.5);
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or "/usr/bin/chromium"
-    if not Path(chromium).exists():
-        if os.environ.get("CI"):
-            pytest.fail("CI must have a browser: apt-get install chromium")
-        pytest.skip("no browser on this machine: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser: Browser, cached_shop: RunningShop) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens a page of its own; fails a test that logs an error or leaves the shop."""
-    contexts = []
-    problems: list[str] = []
-
-    def open_page(width: int = 1280, height: int = 900, **options: object) -> Page:
-        context = browser.new_context(
-            base_url=cached_shop.base_url,
-            viewport={"width": width, "height": height},
-            **options,  # type: ignore[arg-type]
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                None if request.url.startswith(cached_shop.base_url) else problems.append(request.url)
-            ),
-        )
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert problems == []
 
 
 def log_in(page: Page) -> None:
@@ -104,7 +17,7 @@ def log_in(page: Page) -> None:
     expect(page.get_by_role("button", name="Log out")).to_be_visible()
 
 
-def test_search_and_category(open_page: Callable[..., Page]) -> None:
+def test_search_and_category(open_page: OpenPage) -> None:
     """A visitor searches, opens a category, sorts it, and comes to a product."""
     page = open_page()
     page.goto("/")
@@ -123,9 +36,7 @@ def test_search_and_category(open_page: Callable[..., Page]) -> None:
     expect(page.locator(".took")).to_contain_text("Made in")
 
 
-def test_a_new_price_is_on_the_storefront_at_once(
-    open_page: Callable[..., Page], cached_shop: RunningShop
-) -> None:
+def test_a_new_price_is_on_the_storefront_at_once(open_page: OpenPage, cached_shop: RunningShop) -> None:
     """An administrator changes a price; a visitor's next look shows it, in the list and on the page."""
     number = cached_shop.product(name="Watched Barometer", price_cents=1000)
     visitor, admin = open_page(), open_page()
@@ -148,7 +59,7 @@ def test_a_new_price_is_on_the_storefront_at_once(
     expect(visitor.locator(".facts .price")).to_have_text("€12.34")
 
 
-def test_add_and_delete(open_page: Callable[..., Page]) -> None:
+def test_add_and_delete(open_page: OpenPage) -> None:
     """An administrator adds a product, and deletes it after a question."""
     page = open_page()
     log_in(page)
@@ -166,7 +77,7 @@ def test_add_and_delete(open_page: Callable[..., Page]) -> None:
 
 
 @pytest.mark.parametrize("script", [True, False])
-def test_order_without_script(open_page: Callable[..., Page], cached_shop: RunningShop, script: bool) -> None:
+def test_order_without_script(open_page: OpenPage, cached_shop: RunningShop, script: bool) -> None:
     """A new customer registers and orders, with JavaScript or without."""
     number = cached_shop.product(name="Ordered Kettle", price_cents=2500, stock=4)
     page = open_page(java_script_enabled=script)
@@ -187,7 +98,7 @@ def test_order_without_script(open_page: Callable[..., Page], cached_shop: Runni
 @pytest.mark.parametrize(
     "path", ["/", "/?category=rugs", "/products/1", "/login", "/admin/products", "/admin/products/1"]
 )
-def test_fits_a_phone(open_page: Callable[..., Page], path: str) -> None:
+def test_fits_a_phone(open_page: OpenPage, path: str) -> None:
     """Nothing is wider than a phone, and what is tapped is large enough."""
     page = open_page(width=360, height=740)
     if path.startswith("/admin"):
@@ -201,7 +112,7 @@ def test_fits_a_phone(open_page: Callable[..., Page], path: str) -> None:
         assert min(box["width"], box["height"]) >= 24
 
 
-def test_categories_fold_on_a_phone(open_page: Callable[..., Page]) -> None:
+def test_categories_fold_on_a_phone(open_page: OpenPage) -> None:
     """On a phone the categories are one touch away; on a desktop they are there."""
     phone, desktop = open_page(width=390, height=844), open_page()
     phone.goto("/")
@@ -214,7 +125,7 @@ def test_categories_fold_on_a_phone(open_page: Callable[..., Page]) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read(open_page: Callable[..., Page], scheme: str) -> None:
+def test_text_can_be_read(open_page: OpenPage, scheme: str) -> None:
     """Every text has the contrast that WCAG 2.2 asks for (4.5 to 1), in light and in dark."""
     page = open_page(color_scheme=scheme)
     for path in ("/", "/?category=rugs", "/products/1", "/login"):
@@ -223,7 +134,7 @@ def test_text_can_be_read(open_page: Callable[..., Page], scheme: str) -> None:
         assert poor == [], path
 
 
-def test_keyboard(open_page: Callable[..., Page]) -> None:
+def test_keyboard(open_page: OpenPage) -> None:
     """The first Tab offers to skip to the content, and the focus can be seen."""
     page = open_page()
     page.goto("/")

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from tests.shop import test_browser
+from tests.browser import CONTRAST, OpenPage
 from tests.shop.running import ADMIN, RunningShop
-from tests.shop.test_browser import CONTRAST, log_in
-
-browser = test_browser.browser
-open_page = test_browser.open_page
+from tests.shop.test_browser import log_in
 
 YEARS = "from=2024-11-01&to=2026-10-31"
 PAGES = (
@@ -29,7 +25,7 @@ PAGES = (
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read(open_page: Callable[..., Page], scheme: str) -> None:
+def test_text_can_be_read(open_page: OpenPage, scheme: str) -> None:
     """Every text has the contrast that WCAG 2.2 asks for, in light and in dark."""
     page = open_page(color_scheme=scheme)
     log_in(page)
@@ -39,7 +35,7 @@ def test_text_can_be_read(open_page: Callable[..., Page], scheme: str) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 640, 1024])
-def test_fits(open_page: Callable[..., Page], width: int) -> None:
+def test_fits(open_page: OpenPage, width: int) -> None:
     """Nothing is wider than the screen, and the labels of a chart do not run into each other."""
     page = open_page(width=width, height=740)
     log_in(page)
@@ -58,7 +54,7 @@ def test_fits(open_page: Callable[..., Page], width: int) -> None:
             assert right <= width, path
 
 
-def test_charts_at_phone_size_are_readable(open_page: Callable[..., Page]) -> None:
+def test_charts_at_phone_size_are_readable(open_page: OpenPage) -> None:
     """Letters in a chart are as large on a phone as on a desktop."""
     for width in (360, 1280):
         page = open_page(width=width)
@@ -70,7 +66,7 @@ def test_charts_at_phone_size_are_readable(open_page: Callable[..., Page]) -> No
             assert box["height"] >= 12
 
 
-def test_pointing_at_a_chart(open_page: Callable[..., Page]) -> None:
+def test_pointing_at_a_chart(open_page: OpenPage) -> None:
     """A mouse over a column shows what it stands for, inside the page; away from it the tip is gone."""
     page = open_page()
     log_in(page)
@@ -90,7 +86,7 @@ def test_pointing_at_a_chart(open_page: Callable[..., Page]) -> None:
     expect(tip).to_be_hidden()
 
 
-def test_touching_a_chart(open_page: Callable[..., Page]) -> None:
+def test_touching_a_chart(open_page: OpenPage) -> None:
     """A finger on a column shows what it stands for until another place is touched."""
     page = open_page(width=390, height=844, has_touch=True)
     log_in(page)
@@ -101,7 +97,7 @@ def test_touching_a_chart(open_page: Callable[..., Page]) -> None:
     expect(page.locator(".tip")).to_be_hidden()
 
 
-def test_keys_on_a_chart(open_page: Callable[..., Page]) -> None:
+def test_keys_on_a_chart(open_page: OpenPage) -> None:
     """Arrow keys go along the values and say them, for eyes and for ears."""
     page = open_page()
     log_in(page)
@@ -126,7 +122,7 @@ def test_keys_on_a_chart(open_page: Callable[..., Page]) -> None:
     expect(tip).to_be_hidden()
 
 
-def test_bars_lead_to_what_they_stand_for(open_page: Callable[..., Page]) -> None:
+def test_bars_lead_to_what_they_stand_for(open_page: OpenPage) -> None:
     """A name beside a bar is a link; reached by keyboard it shows all about it."""
     page = open_page()
     log_in(page)
@@ -140,7 +136,7 @@ def test_bars_lead_to_what_they_stand_for(open_page: Callable[..., Page]) -> Non
 
 
 @pytest.mark.parametrize("script", [True, False])
-def test_a_report_is_asked_for(open_page: Callable[..., Page], script: bool) -> None:
+def test_a_report_is_asked_for(open_page: OpenPage, script: bool) -> None:
     """The form and the ranges work with JavaScript and without; the chart is there, and its words too."""
     page = open_page(java_script_enabled=script)
     log_in(page)
@@ -161,7 +157,7 @@ def test_a_report_is_asked_for(open_page: Callable[..., Page], script: bool) -> 
     expect(page.get_by_role("link", name="This year")).to_have_attribute("aria-current", "true")
 
 
-def test_a_report_is_downloaded(open_page: Callable[..., Page]) -> None:
+def test_a_report_is_downloaded(open_page: OpenPage) -> None:
     """The link saves the figures that are on the page."""
     page = open_page()
     log_in(page)
@@ -174,7 +170,7 @@ def test_a_report_is_downloaded(open_page: Callable[..., Page]) -> None:
     assert len(saved.path().read_text("utf-8-sig").splitlines()) == 25
 
 
-def test_sessions_are_ended(open_page: Callable[..., Page], cached_shop: RunningShop) -> None:
+def test_sessions_are_ended(open_page: OpenPage, cached_shop: RunningShop) -> None:
     """Somebody looks where they are logged in, ends one session, and that browser is out at once."""
     here, there = open_page(), open_page(user_agent="Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Firefox/128.0")
     here.goto("/register")
@@ -196,7 +192,7 @@ def test_sessions_are_ended(open_page: Callable[..., Page], cached_shop: Running
     expect(there.get_by_role("heading", level=1)).to_have_text("Log in")
 
 
-def test_the_password_is_changed(open_page: Callable[..., Page]) -> None:
+def test_the_password_is_changed(open_page: OpenPage) -> None:
     """A wrong password is said at its field, the right one changes it, and nobody has to log in again."""
     page = open_page()
     page.goto("/register")
