@@ -13,7 +13,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ import pytest
 from neverstale import Cache
 from neverstale.cli.app import run
 from neverstale.testing.servers import RedisCluster, RedisServer
+from tests.caches import MakeCache
+from tests.caches import make_cache as make_cache
 
 #: A busy machine takes its time to start a process.
 LIMIT = 60.0
@@ -124,23 +126,5 @@ def cluster_command(
 
 
 @pytest.fixture
-def make_cache() -> Iterator[Callable[..., Cache]]:
-    """Make caches of the application that the commands look at."""
-    made: list[Cache] = []
-
-    def make(url: str, **options: Any) -> Cache:
-        # A busy machine is no reason for a miss here.
-        cache = Cache.from_url(
-            url, **{"namespace": "shop", "timeout": 10.0, "patient_timeout": 10.0, **options}
-        )
-        made.append(cache)
-        return cache
-
-    yield make
-    for cache in made:
-        cache.close()
-
-
-@pytest.fixture
-def cache(redis_server: RedisServer, make_cache: Callable[..., Cache]) -> Cache:
+def cache(redis_server: RedisServer, make_cache: MakeCache) -> Cache:
     return make_cache(redis_server.url)

@@ -7,28 +7,11 @@ from typing import Any
 
 import pytest
 
-from neverstale import Cache
 from neverstale.doctor import Finding, Report
 from neverstale.testing.servers import RedisServer, binaries
+from tests.caches import make_cache as make_cache
 
-MakeCache = Callable[..., Cache]
 StartServer = Callable[..., RedisServer]
-
-
-@pytest.fixture
-def make_cache() -> Iterator[MakeCache]:
-    made: list[Cache] = []
-
-    def make(url: str, **options: Any) -> Cache:
-        cache = Cache.from_url(
-            url, **{"namespace": "shop", "timeout": 10.0, "patient_timeout": 10.0, **options}
-        )
-        made.append(cache)
-        return cache
-
-    yield make
-    for cache in made:
-        cache.close()
 
 
 @pytest.fixture

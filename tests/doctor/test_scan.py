@@ -16,7 +16,8 @@ from neverstale.doctor import scan as scanning
 from neverstale.doctor.nodes import nodes_of
 from neverstale.doctor.scan import Scanner
 from neverstale.testing.servers import RedisServer, Server
-from tests.doctor.conftest import MakeCache, codes, finding
+from tests.caches import MakeCache
+from tests.doctor.conftest import codes, finding
 
 
 def scanned(cache: Cache) -> Scan:

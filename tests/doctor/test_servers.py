@@ -20,7 +20,8 @@ from neverstale.doctor.report import Report
 from neverstale.doctor.together import check_all
 from neverstale.testing.processes import free_port, spawn
 from neverstale.testing.servers import RedisCluster, RedisServer, binaries, wait_until
-from tests.doctor.conftest import MakeCache, StartServer, codes, finding
+from tests.caches import MakeCache
+from tests.doctor.conftest import StartServer, codes, finding
 
 GOOD = ("--maxmemory", "200mb", "--maxmemory-policy", "allkeys-lru")
 #: What docs/production.md recommends for an application.
