@@ -2,7 +2,8 @@
 
 `server` runs a test on Redis and on Valkey, on one node and on a cluster; `redis_server`, `valkey_server`,
 `redis_cluster`, `valkey_cluster` and `postgres` name one. They live as long as the session, and Redis is
-alive, thawed and empty when a test begins. A test that changes a server's configuration starts its own.
+alive, thawed and empty when a test begins. `own_server` is a Redis of a module's own. A test that changes a server's
+configuration starts one for itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from neverstale.testing.servers import (
     binaries,
 )
 from neverstale.testing.watch import TTLWatch
+from tests.behaviour import faces
 from tests.sim.totals import FromWorkers, explored
 
 KINDS = ("redis", "valkey", "redis-cluster", "valkey-cluster")
@@ -97,6 +99,29 @@ def server(request: pytest.FixtureRequest) -> Server:
     kind: str = request.param
     name = kind.replace("-", "_") if kind.endswith("cluster") else f"{kind}_server"
     found: Server = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def server_of_this_module() -> Iterator[RedisServer]:
+    server = _start("redis", RedisServer.start)
+    assert isinstance(server, RedisServer)
+    with server:
+        yield server
+
+
+@pytest.fixture
+def own_server(server_of_this_module: RedisServer) -> RedisServer:
+    """A server that no other module uses: it may be killed."""
+    server_of_this_module.revive()
+    server_of_this_module.flush()
+    return server_of_this_module
+
+
+@pytest.fixture(params=faces.KINDS)
+def kind(request: pytest.FixtureRequest) -> faces.Kind:
+    """Give each face in turn: synchronous and asynchronous."""
+    found: faces.Kind = request.param
     return found
 
 

@@ -14,13 +14,9 @@ import pytest
 from neverstale import InvalidationError, InvalidationEvent, RedisUnavailable
 from neverstale.core.calls import SOURCES
 from neverstale.core.entry import LEASE, MAGIC
-from neverstale.testing.servers import RedisCluster, RedisServer, binaries, free_port, frozen, wait_until
+from neverstale.testing.servers import RedisCluster, RedisServer, free_port, frozen, wait_until
 from tests.behaviour.faces import KINDS, Face, Faces, Kind, until
 from tests.behaviour.network import Network
-
-pytestmark = pytest.mark.skipif(
-    "redis" not in binaries(), reason="no Redis server: apt-get install redis-server"
-)
 
 #: A read takes two time limits of 50 ms where it finds every batch under way; the rest is for a busy machine.
 BOUND = 1.0
@@ -33,26 +29,6 @@ OUTAGES = ("frozen", "killed", "refused")
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     """Errors by the thousand are what these tests are about; the log of a failing one would be of nothing else."""
     caplog.set_level(logging.CRITICAL, "neverstale")
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    found: Kind = request.param
-    return found
-
-
-@pytest.fixture(scope="module")
-def server_of_this_module() -> Iterator[RedisServer]:
-    with RedisServer.start(binaries()["redis"]) as server:
-        yield server
-
-
-@pytest.fixture
-def own_server(server_of_this_module: RedisServer) -> RedisServer:
-    """A server that no other module uses: it may be killed."""
-    server_of_this_module.revive()
-    server_of_this_module.flush()
-    return server_of_this_module
 
 
 @pytest.fixture

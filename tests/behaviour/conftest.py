@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import pytest
 
 from neverstale.testing.servers import Server
-from tests.behaviour.faces import KINDS, Face, open_faces
+from tests.behaviour.faces import Face, open_faces
 
 
 class Make(Protocol):
@@ -17,12 +17,6 @@ class Make(Protocol):
 
 #: For what is decided before Redis is asked, so that the kind of server makes no difference.
 on_one_server = pytest.mark.parametrize("server", ["redis"], indirect=True)
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from neverstale import CounterSnapshot
 from neverstale.computed import AsyncComputed, Computed
 from neverstale.core import entry
 from neverstale.testing.servers import Server
-from tests.behaviour.faces import KINDS, Face, open_faces, until
+from tests.behaviour.faces import Face, open_faces, until
 
 #: For what is decided before Redis is asked, so that the kind of server makes no difference.
 on_one_server = pytest.mark.parametrize("server", ["redis"], indirect=True)
@@ -40,12 +40,6 @@ class Make(Protocol):
 def server(request: pytest.FixtureRequest) -> Server:
     """Give Redis and a cluster; that the others do the same is the cache's own to show."""
     found: Server = request.getfixturevalue("redis_cluster" if "cluster" in request.param else "redis_server")
-    return found
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from neverstale import CounterSnapshot
 from neverstale.sessions import AsyncSessions, Issued, Sessions
 from neverstale.testing.servers import Server
-from tests.behaviour.faces import KINDS, Face, Kind, open_faces
+from tests.behaviour.faces import Face, Kind, open_faces
 from tests.sessions.stores import AsyncMemoryStore, MemoryStore
 
 Make = Callable[..., "SessionFace"]
@@ -43,12 +43,6 @@ class SessionFace:
 
     def stats(self) -> CounterSnapshot:
         return self.face.stats("session:")
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    found: Kind = request.param
-    return found
 
 
 @pytest.fixture(params=["store", "redis"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,33 +13,15 @@ from neverstale import AsyncCache
 from neverstale.errors import InvalidationError, RedisUnavailable
 from neverstale.sessions import AsyncSessions
 from neverstale.sessions.doubt import Doubt
-from neverstale.testing.servers import RedisServer, binaries
+from neverstale.testing.servers import RedisServer
 from tests.behaviour.faces import Faces, Kind, open_faces
 from tests.sessions.conftest import SessionFace
 from tests.sessions.stores import AsyncMemoryStore, MemoryStore
-
-pytestmark = pytest.mark.skipif(
-    "redis" not in binaries(), reason="no Redis server: apt-get install redis-server"
-)
 
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "neverstale")
-
-
-@pytest.fixture(scope="module")
-def server_of_this_module() -> Iterator[RedisServer]:
-    with RedisServer.start(binaries()["redis"]) as server:
-        yield server
-
-
-@pytest.fixture
-def own_server(server_of_this_module: RedisServer) -> RedisServer:
-    """A server that no other module uses: it may be killed."""
-    server_of_this_module.revive()
-    server_of_this_module.flush()
-    return server_of_this_module
 
 
 @pytest.fixture
