@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from neverstale import CounterSnapshot, UsageError
+from neverstale import Cache, CounterSnapshot, UsageError
 from neverstale.counters import LOAD_BOUNDS, REDIS_BOUNDS, Counters
-from neverstale.metrics import exposition, metrics_app, metrics_wsgi, reporter
+from neverstale.metrics import exposition, metrics_app, metrics_wsgi, nodes, reporter
 from neverstale.metrics.figures import OTHERS, Differences, read_figures, written_figures
 from neverstale.metrics.totals import Report, StatKeys
-from neverstale.testing.servers import RedisServer, Server, frozen
+from neverstale.testing.servers import RedisServer, Server, binaries, frozen
 from tests.behaviour.faces import KINDS, Face, Faces, open_faces, until
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
@@ -344,8 +344,7 @@ async def test_exposition(faces: Faces, redis_server: RedisServer) -> None:
         await view.get_or_load("k", face.loader(1))
         await view.get_or_load("k", face.loader(1))
         found = samples(exposition(face.cache)[0])
-        reporter = face.cache._shared.reporter
-        await until(reporter.nodes)
+        await until(face.cache._shared.reporter.looks.last)
         nodes = samples(exposition(view.cache)[0])
     prefix = view.cache.prefix
     assert found["neverstale_reads_total", prefix, "hit"] == 1
@@ -367,25 +366,114 @@ async def test_a_scrape_does_not_wait_for_redis(faces: Faces, redis_server: Redi
     face = faces.make(redis_server.url, timeout=0.05)
     async with reporting(face):
         with frozen(redis_server):
-            shown = face.cache._shared.reporter
-            shown._nodes = None
-            await until(lambda: [node for node in shown.nodes() if not node.up])
+            looks = face.cache._shared.reporter.looks
+            looks._own = None
+            await until(lambda: [node for node in looks.last() if not node.up])
             found = samples(exposition(face.cache)[0])
     assert found["neverstale_redis_up", f"127.0.0.1:{redis_server.port}"] == 0
     assert not [name for name in found if name[0] == "neverstale_redis_memory_used_bytes"]
 
 
 @pytest.fixture
+def workers(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Cache, Cache]]:
+    """Two caches, each as in a worker of its own, with a directory for both."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    with Cache.from_url(redis_server.url) as one, Cache.from_url(redis_server.url) as other:
+        yield one, other
+
+
+def look(cache: Cache) -> bool:
+    """Look at the nodes if it is due; return whether it was."""
+    with cache._shared.reporter.looks.turn() as mine:
+        if mine:
+            cache._shared.reporter.looks.keep(cache.nodes())
+    return mine
+
+
+def expired(cache: Cache) -> float:
+    (count,) = [
+        v for name, v in samples(exposition(cache)[0]).items() if name[0].endswith("expired_keys_total")
+    ]
+    return count
+
+
+async def test_workers_show_the_same_look(
+    workers: tuple[Cache, Cache], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker looks at the nodes, and then another one: neither shows what it saw before."""
+    one, other = workers
+    assert (look(one), look(other)) == (True, False)
+    before = expired(one)
+    client = redis_server.client()
+    for number in range(20):
+        client.set(f"x{number}", "x", px=1)
+    await until(lambda: not client.dbsize())
+    monkeypatch.setattr(nodes, "_EVERY", 0.0)
+    assert look(other)
+    assert expired(one) == expired(other) >= before + 20
+
+
+async def test_one_worker_looks_at_a_time(
+    workers: tuple[Cache, Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen first cannot come last; and a worker that finds out nothing does not keep its turn."""
+    one, other = workers
+    monkeypatch.setattr(nodes, "_EVERY", 0.0)
+    with suppress(ValueError), one._shared.reporter.looks.turn() as mine:
+        assert (mine, look(other)) == (True, False)
+        raise ValueError("an answer that makes no sense")
+    assert look(other)
+
+
+async def test_a_look_that_fails_is_that_of_all(
+    workers: tuple[Cache, Cache], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever worker is asked, the node is down, and it has no counters of before."""
+    one, other = workers
+    look(one)
+    monkeypatch.setattr(nodes, "_EVERY", 0.0)
+    with frozen(redis_server):
+        look(other)
+    address = f"127.0.0.1:{redis_server.port}"
+    for cache in workers:
+        found = {name: v for name, v in samples(exposition(cache)[0]).items() if name[-1] == address}
+        assert found == {("neverstale_redis_up", address): 0}
+    monkeypatch.setattr(nodes, "_KEPT", 0.0)
+    assert one._shared.reporter.looks.last() == []
+
+
+async def test_a_server_that_was_restarted_counts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A counter that has begun anew is shown as it is: Prometheus knows what to make of it."""
+    monkeypatch.setattr(nodes, "_EVERY", 0.0)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    found = binaries()
+    with (
+        RedisServer.start(found.get("redis") or found["valkey"]) as server,
+        Cache.from_url(server.url, timeout=5) as cache,
+    ):
+        server.client().set("x", "x", px=1)
+        await until(lambda: not server.client().dbsize())
+        look(cache)
+        assert expired(cache) == 1
+        server.kill()
+        server.restart()
+        look(cache)
+        assert expired(cache) == 0
+
+
+@pytest.fixture
 def body(redis_server: RedisServer) -> Iterator[bytes]:
     """What `/metrics` says of a cache that has done something of everything."""
-    from neverstale import Cache
-
     with Cache.from_url(redis_server.url, prefix="linted:") as cache, cache.reporting():
         cache.get_or_load("k", lambda: 1)
         cache.set("k", "1")
         cache.get("k")
         cache.invalidate_key("k")
-        cache._shared.reporter.look(cache.nodes())
+        cache._shared.reporter.looks.keep(cache.nodes())
         yield exposition(cache)[0]
 
 
@@ -420,8 +508,6 @@ def test_promtool_is_content(body: bytes) -> None:
 
 async def test_asgi_and_wsgi(redis_server: RedisServer) -> None:
     """Both applications answer in the format that the scraper asks for."""
-    from neverstale import Cache
-
     with Cache.from_url(redis_server.url, prefix="mounted:") as cache:
         cache.get("k")
         sent: list[dict[str, Any]] = []
@@ -503,6 +589,47 @@ def test_children_of_a_process_that_reports(redis_server: RedisServer, tmp_path:
     first, _, body = script(FORKS, redis_server.url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)).partition("\n")
     assert first.split() == ["4", "35"]
     assert samples(body.encode())["neverstale_reads_total", "api:", "miss"] == 35
+
+
+# Two workers, of which either answers scrapes; what each would have to say of the nodes is of another moment.
+TURNS = """
+    import os, sys
+    from neverstale import Cache
+    from neverstale.metrics import exposition, nodes, reporter
+    from neverstale.testing.servers import wait_until
+
+    reporter.INTERVAL, nodes._EVERY = 0.005, 0.02
+
+    def expired(cache):
+        lines = exposition(cache)[0].decode().splitlines()
+        return [float(line.split()[1]) for line in lines if line.startswith("neverstale_redis_expired_keys_total{")]
+
+    order, ordered = os.pipe()
+    heard, hear = os.pipe()
+    child = not os.fork()
+    with Cache.from_url(sys.argv[1], timeout=5) as cache, cache.reporting():
+        wait_until(lambda: expired(cache), "a look at the nodes")
+        if child:
+            while os.read(order, 1) == b"?":
+                os.write(hear, repr(expired(cache)[0]).ljust(20).encode())
+            os._exit(0)
+        seen = []
+        while len(seen) < 200 or seen[-1] == seen[0]:
+            cache.set(f"x{len(seen)}", "x", ttl=0.001)
+            seen += expired(cache)
+            os.write(ordered, b"?")
+            seen.append(float(os.read(heard, 20)))
+        os.write(ordered, b".")
+        os.wait()
+    print(*seen)
+"""
+
+
+def test_counters_of_nodes_never_go_back(redis_server: RedisServer, tmp_path: Path) -> None:
+    """From scrape to scrape, whichever of two workers each of them reaches."""
+    seen = [float(v) for v in script(TURNS, redis_server.url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)).split()]
+    assert len(seen) >= 200
+    assert seen == sorted(seen)
 
 
 def test_without_prometheus_client(redis_server: RedisServer) -> None:

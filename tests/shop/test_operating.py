@@ -155,7 +155,7 @@ class TestMetrics:
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         shop = RunningShop(new_database("sqlite"), "redis://127.0.0.1:1", workers=2)
         (place,) = tmp_path.glob("shop-metrics-*")
-        assert {path.suffix for path in place.iterdir()} == {".db"}
+        assert ".db" in {path.suffix for path in place.iterdir()}
         shop.stop()
         assert list(tmp_path.glob("shop-metrics-*")) == []
 
@@ -163,7 +163,7 @@ class TestMetrics:
         given.mkdir()
         monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(given))
         RunningShop(new_database("sqlite"), "redis://127.0.0.1:1", workers=2).stop()
-        assert {path.suffix for path in given.iterdir()} == {".db"}
+        assert ".db" in {path.suffix for path in given.iterdir()}
 
 
 class TestDashboard:

@@ -1,21 +1,34 @@
 """How the nodes of Redis are: what INFO says that an operator wants to see, one node at a time.
 
 Each is asked for itself: one that does not answer says so, and the others are shown all the same.
+
+For Prometheus one worker process looks for all of them. Nodes count evictions since they were started. Were each worker
+to show its own look, one scrape would be told a number and the next, by a worker that looked earlier, a smaller one;
+which is how a counter looks that has been restarted, and all it had counted would be added once more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from neverstale.config import Settings
 from neverstale.drive.clients import REDIS_ERRORS, AsyncConnections, Connections, unavailable
 from neverstale.drive.cluster import AsyncBoundedCluster, BoundedCluster
 
-__all__ = ["NodeStats", "nodes", "nodes_async"]
+from .siblings import alone, load, shared, store
+
+__all__ = ["Looks", "NodeStats", "nodes", "nodes_async"]
+
+#: Seconds between two looks at the nodes; Prometheus asks every 15 s or so.
+_EVERY: Final = 10.0
+#: What is known of the nodes is shown for so long: then the look has failed three times.
+_KEPT: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,70 @@ class NodeStats:
     def as_dict(self) -> dict[str, Any]:
         """Every field, ready for JSON."""
         return asdict(self)
+
+
+class Looks:
+    """What was last found out about the nodes, by this process or any other worker on the same machine.
+
+    One looks at a time, and the next one only when it is known what the one before has found. So what is shown comes in
+    the order in which the nodes have said it, whichever worker is asked, and by no clock.
+
+    Args:
+        settings: of the cache.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._name = f"nodes-{hashlib.sha256(str(settings.url).encode()).hexdigest()[:16]}"
+        self._own: tuple[float, list[NodeStats]] | None = None
+
+    def last(self) -> list[NodeStats]:
+        """Return what was found; nothing where that is long ago."""
+        age, found = self._known()
+        return found if age <= _KEPT else []
+
+    @contextmanager
+    def turn(self) -> Iterator[bool]:
+        """Say whether this process shall look now; if so, no other one does until the block ends.
+
+        Raises:
+            OSError: the directory of all workers cannot be written to.
+        """
+        path = shared(self._name)
+        if self._known()[0] < _EVERY:
+            yield False
+        elif path is None:
+            yield True
+        else:
+            with alone(path, wait=False) as mine:
+                # Asked again: another one may just have been done.
+                yield mine and self._known()[0] >= _EVERY
+
+    def keep(self, found: list[NodeStats]) -> None:
+        """Let all know what was found; by who has the turn.
+
+        Raises:
+            OSError: it could not be written down.
+        """
+        path = shared(self._name)
+        if path is None:
+            self._own = (time.monotonic(), found)
+        else:
+            store(path, {"at": time.monotonic(), "nodes": [each.as_dict() for each in found]})
+
+    def _known(self) -> tuple[float, list[NodeStats]]:
+        path = shared(self._name)
+        known = self._own
+        if path is not None:
+            try:
+                said = load(path)
+                known = float(said["at"]), [NodeStats(**each) for each in said["nodes"]]
+            except (KeyError, TypeError, ValueError):  # none yet, or of another release
+                known = None
+        if known is None:
+            return float("inf"), []
+        # That clock is the same for all processes; one that is ahead is of before the machine was started anew.
+        age = time.monotonic() - known[0]
+        return (age if age >= 0 else float("inf")), known[1]
 
 
 def nodes(connections: Connections, *, patient: bool = False) -> list[NodeStats]:

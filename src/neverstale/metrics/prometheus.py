@@ -158,7 +158,7 @@ class _Scrape(Collector):
             yield from siblings(CollectorRegistry()).collect()
         else:
             yield from REGISTRY.collect()
-        yield from _of_nodes(self._reporter.nodes())
+        yield from _of_nodes(self._reporter.looks.last())
 
 
 def _of_nodes(found: Sequence[NodeStats]) -> Iterator[Metric]:

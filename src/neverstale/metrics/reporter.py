@@ -15,7 +15,6 @@ import logging
 import os
 import random
 import threading
-import time
 import weakref
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -29,7 +28,7 @@ from neverstale.errors import RedisUnavailable, UsageError
 from neverstale.hot import SAMPLED, Hot
 
 from .figures import Differences, written_figures
-from .nodes import NodeStats, nodes, nodes_async
+from .nodes import Looks, nodes, nodes_async
 from .totals import Report, StatKeys
 
 if TYPE_CHECKING:
@@ -45,10 +44,6 @@ logger = logging.getLogger("neverstale")
 
 #: Seconds between two reports: live for whoever looks, and a script of some 0.1 ms a process for Redis.
 INTERVAL: Final = 1.0
-#: Seconds between two looks at the nodes; Prometheus asks every 15 s or so.
-_NODES_EVERY: Final = 10.0
-#: What is known of the nodes is shown for so long: then the look has failed three times.
-_NODES_KEPT: Final = 30.0
 #: So many of the most frequent names are sent in one report; the others stay, and add up.
 _HOTTEST: Final = 100
 #: The first try tells the clock of Redis; a second may cross the end of a span; a third is for luck.
@@ -72,13 +67,14 @@ class Reporter:
         #: What reporting itself costs is no prefix'.
         self.counters = Counters()
         self.active = False
+        #: At the nodes of Redis.
+        self.looks = Looks(settings)
         self._announcer = announcer
         self._hot = hot
         self._for_redis = Differences(counters)
         self._for_prometheus = Differences(counters)
         self._instruments: Instruments | None = None
         self._offset = 0.0
-        self._nodes: tuple[float, list[NodeStats]] | None = None
         self._begin()
         _reporters.add(self)
 
@@ -117,20 +113,6 @@ class Reporter:
         if self._instruments is not None:
             with self._lock:
                 self._instruments.add(self._for_prometheus.take())
-
-    def nodes(self) -> list[NodeStats]:
-        """Return what was last found out about the nodes of Redis; nothing where that is long ago."""
-        if self._nodes is None or time.monotonic() - self._nodes[0] > _NODES_KEPT:
-            return []
-        return self._nodes[1]
-
-    def nodes_due(self) -> bool:
-        """Return whether the nodes should be looked at."""
-        return self._nodes is None or time.monotonic() - self._nodes[0] >= _NODES_EVERY
-
-    def look(self, found: list[NodeStats]) -> None:
-        """Keep what was found out about the nodes."""
-        self._nodes = (time.monotonic(), found)
 
     # --- Redis ---------------------------------------------------------------------------------------------------
 
@@ -238,9 +220,11 @@ class _Threads:
                 self._driver.run(self._reporter.report(going=over), self._reporter.counters)
             except Exception as error:  # noqa: BLE001 - as Redis, a disk may be full: the next report is sent all the same
                 _failed(error)
-            if not over and self._reporter.nodes_due():
+            if not over:
                 try:
-                    self._reporter.look(nodes(self._connections))
+                    with self._reporter.looks.turn() as mine:
+                        if mine:
+                            self._reporter.looks.keep(nodes(self._connections))
                 except Exception as error:  # noqa: BLE001 - what a node says may be anything: reports go on
                     _failed(error)
 
@@ -312,9 +296,11 @@ async def reporting_async(
                 await driver.run(reporter.report(going=over), reporter.counters)
             except Exception as error:  # noqa: BLE001 - as above
                 _failed(error)
-            if not over and reporter.nodes_due():
+            if not over:
                 try:
-                    reporter.look(await nodes_async(connections))
+                    with reporter.looks.turn() as mine:
+                        if mine:
+                            reporter.looks.keep(await nodes_async(connections))
                 except Exception as error:  # noqa: BLE001 - as above
                     _failed(error)
 
