@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from neverstale import Cache, CounterSnapshot, UsageError
 from neverstale.counters import LOAD_BOUNDS, REDIS_BOUNDS, Counters
 from neverstale.metrics import exposition, metrics_app, metrics_wsgi, nodes, reporter
-from neverstale.metrics.figures import OTHERS, Differences, read_figures, written_figures
+from neverstale.metrics.figures import OTHERS, PREFIXES, Differences, Names, read_figures, written_figures
 from neverstale.metrics.totals import Report, StatKeys
 from neverstale.testing.servers import RedisServer, Server, binaries, frozen
 from tests.behaviour.faces import KINDS, Face, Faces, open_faces, until
@@ -77,6 +77,24 @@ def test_prefixes_beyond_the_first_fifty_are_one() -> None:
     taken = Differences(counters).take()
     assert len(taken) == 51
     assert taken[OTHERS].hits == 150
+
+
+def test_names_are_those_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a directory for all workers the first fifty are the same ones for each; a full disk names nothing new."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    one, other, alone = Names(of_all=True), Names(of_all=True), Names()
+    assert [one.name(f"one{number}:") for number in range(30)] == [f"one{number}:" for number in range(30)]
+    assert [other.name(f"other{number}:") for number in range(30)].count(OTHERS) == 10
+    assert (one.name("other19:"), one.name("other20:"), one.name("more:")) == ("other19:", OTHERS, OTHERS)
+    assert (other.name("one0:"), alone.name("more:")) == ("one0:", "more:")
+
+    empty = tmp_path / "empty"
+    (empty / "neverstale-prefixes.new").mkdir(parents=True)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(empty))
+    late = Names(of_all=True)
+    assert late.name("api:") == OTHERS
+    (empty / "neverstale-prefixes.new").rmdir()
+    assert late.name("api:") == "api:"
 
 
 @given(
@@ -168,6 +186,27 @@ async def test_a_report_that_arrives_twice_counts_once(faces: Faces, server: Ser
     next_one = Report(keys, "p", 8, report.seconds, [("hits:", 2)])
     assert client.execute_command(*next_one.words())[0] == 1
     assert (await face.totals()).all.hits == 5
+
+
+async def test_fifty_prefixes_of_all_processes(faces: Faces, server: Server) -> None:
+    """However many processes report, with other prefixes each: the first stay, and nothing of the rest is lost."""
+    face = faces.make(server.url)
+    keys, client = StatKeys("", 1), server.client()
+    before: dict[str, CounterSnapshot] = {}
+    for process in range(4):
+        names = ["common:", OTHERS, *(f"tenant:{process}:{number}:" for number in range(30))]
+        figures = [(f"{name}:{prefix}", 1) for prefix in names for name in ("hits", "redis_times.3")]
+        report = Report(keys, f"p{process}", 1, (await face.totals()).at, figures)
+        assert client.execute_command(*report.words())[0] == 1
+        found = (await face.totals()).prefixes
+        assert len(found) <= PREFIXES + 1
+        assert found["common:"].hits == process + 1
+        assert all(found[prefix].hits >= snapshot.hits for prefix, snapshot in before.items())
+        before = dict(found)
+    totals = await face.totals()
+    assert len(totals.prefixes) == PREFIXES + 1
+    assert (totals.all.hits, totals.all.redis_times[3]) == (4 * 32, 4 * 32)
+    assert set().union(*(span.prefixes for span in await face.series(60))) == set(totals.prefixes)
 
 
 async def test_clocks_may_differ(faces: Faces, redis_server: RedisServer) -> None:
@@ -630,6 +669,40 @@ def test_counters_of_nodes_never_go_back(redis_server: RedisServer, tmp_path: Pa
     seen = [float(v) for v in script(TURNS, redis_server.url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)).split()]
     assert len(seen) >= 200
     assert seen == sorted(seen)
+
+
+PREFIXED = """
+    import os, sys
+    from neverstale import Cache
+    from neverstale.metrics import exposition
+
+    with Cache.from_url(sys.argv[1], prefix="api:", timeout=5) as cache:
+        for process in range(4):
+            if not os.fork():
+                for number in range(30):
+                    cache.with_prefix(f"tenant:{process}:{number}:").get("k")
+                cache.get("k")
+                sys.stdout.write(exposition(cache)[0].decode() + "# next\\n")
+                sys.stdout.flush()
+                os._exit(0)
+            os.wait()
+"""
+
+
+def test_fifty_prefixes_of_all_workers(redis_server: RedisServer, tmp_path: Path) -> None:
+    """However many workers there are, with other prefixes each: the first stay, and no series goes back."""
+    said = script(PREFIXED, redis_server.url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
+    before: dict[tuple[str, ...], float] = {}
+    misses: dict[str, float] = {}
+    for process, scrape in enumerate(said.split("# next\n")[:-1]):
+        found = samples(scrape.encode())
+        misses = {name[1]: v for name, v in found.items() if name[0::2] == ("neverstale_reads_total", "miss")}
+        assert len(misses) <= PREFIXES + 1
+        assert (sum(misses.values()), misses["api:"]) == (31 * (process + 1), process + 1)
+        assert all(found[name] >= value for name, value in before.items())
+        before = found
+    # Four times thirty-one, of which four are the common one's, and 49 are named.
+    assert misses[OTHERS] == 4 * 31 - 4 - 49
 
 
 def test_without_prometheus_client(redis_server: RedisServer) -> None:

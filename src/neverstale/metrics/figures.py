@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, Final
 
 from neverstale.counters import Counters, CounterSnapshot
 
-__all__ = ["OTHERS", "Differences", "read_figures", "written_figures"]
+from .siblings import alone, load, shared, store
+
+__all__ = ["OTHERS", "PREFIXES", "Differences", "Names", "read_figures", "written_figures"]
 
 #: Prefixes are named by code, so there are a few. Were they made of input, they would fill Redis and Prometheus: the
-#: figures of those beyond the first so many are added up under one name.
-_PREFIXES: Final = 50
+#: figures of those beyond the first so many are added up under one name. report.lua knows both, too.
+PREFIXES: Final = 50
 OTHERS: Final = "(others)"
 
 _NOTHING: Final = CounterSnapshot()
@@ -28,6 +32,7 @@ _all: weakref.WeakSet[Differences] = weakref.WeakSet()
 
 def _forget_all() -> None:
     for each in list(_all):
+        each.names.after_fork()
         each.forget()
 
 
@@ -35,17 +40,65 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
+class Names:
+    """The prefixes that are shown by their names: the first so many. Safe for threads.
+
+    Once one is named, it stays so, and one that is not named never will be: what is shown under a name, that of the
+    others included, only grows. Were it chosen anew each time, one that gives way would take its counts to the others,
+    where they look as if they had just happened.
+
+    Args:
+        of_all: the first that any worker process of this machine has named, not this one alone.
+    """
+
+    def __init__(self, *, of_all: bool = False) -> None:
+        self._of_all = of_all
+        self._named: set[str] = set()
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Forget a lock that a thread of the parent may have held."""
+        self._lock = threading.Lock()
+
+    def name(self, prefix: str) -> str:
+        """Return what the figures of a prefix are shown under."""
+        # Of all that do not find their name there is no end, so when all names are given nobody looks for more.
+        if prefix not in self._named and len(self._named) < PREFIXES:
+            with self._lock:
+                self._look_for(prefix)
+        return prefix if prefix in self._named else OTHERS
+
+    def _look_for(self, prefix: str) -> None:
+        path = shared("prefixes") if self._of_all else None
+        if path is None:
+            self._named.update(_with(list(self._named), prefix))
+            return
+        # A full disk: what cannot be told to the others has no name.
+        with suppress(OSError), alone(path, wait=True):
+            known: list[str] = load(path) or []
+            named = _with(known, prefix)
+            if named != known:
+                store(path, named)
+            self._named.update(named)
+
+
+def _with(named: list[str], prefix: str) -> list[str]:
+    room = len(named) < PREFIXES and prefix not in (*named, OTHERS)
+    return [*named, prefix] if room else named
+
+
 class Differences:
     """What was counted since it was last taken, by prefix; each that asks has one of these. Not for several threads.
 
     Args:
         counters: of a cache, by prefix.
+        names: under which prefixes are shown; without them the first ones that are taken here.
     """
 
-    def __init__(self, counters: dict[str, Counters]) -> None:
+    def __init__(self, counters: dict[str, Counters], names: Names | None = None) -> None:
         self._counters = counters
+        self.names = names or Names()
         self._taken: dict[str, CounterSnapshot] = {}
-        self._named: dict[str, None] = {}
         _all.add(self)
 
     def take(self) -> dict[str, CounterSnapshot]:
@@ -57,20 +110,13 @@ class Differences:
             if since == _NOTHING:
                 continue
             self._taken[prefix] = now
-            name = self._name(prefix)
+            name = self.names.name(prefix)
             found[name] = found[name].plus(since) if name in found else since
         return found
 
     def forget(self) -> None:
         """Begin anew: what was counted until now is no business of this process."""
         self._taken = {prefix: counters.snapshot() for prefix, counters in list(self._counters.items())}
-
-    def _name(self, prefix: str) -> str:
-        if prefix not in self._named:
-            if len(self._named) >= _PREFIXES:
-                return OTHERS
-            self._named[prefix] = None
-        return prefix
 
 
 def written_figures(figures: Mapping[str, CounterSnapshot]) -> Iterator[tuple[str, int]]:

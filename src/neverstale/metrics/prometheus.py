@@ -5,7 +5,7 @@ and each scrape those that the process it reaches has not yet handed on. So prom
 (`PROMETHEUS_MULTIPROC_DIR`) is right for any number of workers, those that have ended included.
 
 Names follow https://prometheus.io/docs/practices/naming/. The labels are `prefix`, of which there are as many as the
-code names (and never more than fifty), `result` with two or three values, and `node`.
+code names (and never more than fifty, of all processes together), `result` with two or three values, and `node`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from neverstale.drive.clients import AsyncConnections, Connections
 from neverstale.errors import RedisUnavailable, UsageError
 from neverstale.hot import SAMPLED, Hot
 
-from .figures import Differences, written_figures
+from .figures import Differences, Names, written_figures
 from .nodes import Looks, nodes, nodes_async
 from .totals import Report, StatKeys
 
@@ -46,6 +46,8 @@ logger = logging.getLogger("neverstale")
 INTERVAL: Final = 1.0
 #: So many of the most frequent names are sent in one report; the others stay, and add up.
 _HOTTEST: Final = 100
+#: As there is one registry of prometheus_client for all caches of this process, and one page for all of its siblings.
+_shown: Final = Names(of_all=True)
 #: The first try tells the clock of Redis; a second may cross the end of a span; a third is for luck.
 _TRIES: Final = 3
 
@@ -72,7 +74,7 @@ class Reporter:
         self._announcer = announcer
         self._hot = hot
         self._for_redis = Differences(counters)
-        self._for_prometheus = Differences(counters)
+        self._for_prometheus = Differences(counters, _shown)
         self._instruments: Instruments | None = None
         self._offset = 0.0
         self._begin()

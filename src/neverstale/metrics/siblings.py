@@ -4,6 +4,7 @@ Whichever worker a scrape reaches must say the same, or Prometheus takes two wor
 What is not a sum of what each has counted is therefore in one file for all, in `PROMETHEUS_MULTIPROC_DIR`:
 
 - `neverstale-nodes-<n>.json`: the last look at the nodes of one Redis (`neverstale.metrics.nodes.Looks`);
+- `neverstale-prefixes.json`: the prefixes that have series of their own (`neverstale.metrics.figures.Names`);
 - a `.lock` beside each, which is held by who writes. It ends with its process.
 
 A file is replaced as a whole, so who reads needs no lock. Without that directory there is one process, or there are

@@ -5,7 +5,7 @@ command line, the dashboard, a warm-up. Reads of the cache never depend on it, a
 
 | key, behind `<namespace>:cache:{<namespace>:stats}:` | what | lives |
 |---|---|---|
-| `totals:v<version>` | HASH: every figure by prefix, since the first report | a day after the last report |
+| `totals:v<version>` | HASH: every figure by prefix, and which prefixes have a name | a day after the last report |
 | `series:v<version>:<n>` | HASH: the same of the n-th 10 s since 1970 | 40 min |
 | `keys:v<version>:<n>`, `tags:v<version>:<n>` | ZSET: what was asked for most in the n-th minute | 40 min |
 | `live`, `reports` | ZSET and HASH: processes, when they last reported, and the number of that report | a minute |
