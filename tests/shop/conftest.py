@@ -13,7 +13,7 @@ from neverstale.testing.servers import PostgresServer, RedisServer, binaries
 from tests.browser import OpenPage
 from tests.browser import browser as browser
 from tests.browser import page_of as page_of
-from tests.shop.running import RunningShop, Shops, copy_postgres, copy_sqlite, run
+from tests.shop.running import PATIENT, RunningShop, Shops, copy_postgres, copy_sqlite, run
 
 KINDS = ("sqlite-cached", "sqlite-plain", "postgres-cached", "postgres-plain")
 
@@ -63,6 +63,12 @@ def shops(new_database: Callable[[str], str], redis_server: RedisServer) -> Iter
     yield found
     for kind, said in found.stop().items():
         assert "Traceback" not in said, f"{kind} has logged:\n{said}"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let shops in this process wait for a busy machine's Redis."""
+    monkeypatch.setenv("NEVERSTALE_TIMEOUT", PATIENT)
 
 
 @pytest.fixture(params=KINDS)

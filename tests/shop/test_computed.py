@@ -66,7 +66,7 @@ async def opened(settings: Settings) -> AsyncIterator[OpenShop]:
 
 
 @pytest.fixture
-def settings(new_database: Callable[[str], str], redis_server: RedisServer) -> Settings:
+def settings(new_database: Callable[[str], str], redis_server: RedisServer, patient: None) -> Settings:
     return Settings(new_database("sqlite"), redis_server.url, admin_password=ADMIN["password"])
 
 

@@ -114,7 +114,9 @@ class Shop:
 
 
 @pytest.fixture
-async def shop(new_database: Callable[[str], str], redis_server: RedisServer) -> AsyncIterator[Shop]:
+async def shop(
+    new_database: Callable[[str], str], redis_server: RedisServer, patient: None
+) -> AsyncIterator[Shop]:
     settings = Settings(
         database_url=new_database("sqlite"),
         redis_url=redis_server.url,

@@ -17,10 +17,8 @@ from shop import warm
 from shop.caching import VERSION
 from shop.settings import Settings
 from shop.views import ProductQuery, Sort
-from tests.shop.running import ROOT, RunningShop, environment, run
+from tests.shop.running import PATIENT, ROOT, RunningShop, environment, run
 
-#: Seconds: on a busy machine a Redis that is asked by four at once may be late, and what is late is not filled.
-PATIENT = "5"
 #: What the visitors of a new version ask for first.
 FIRST = (
     "/",

@@ -50,7 +50,9 @@ class Open:
 
 
 @pytest.fixture
-async def opened(new_database: Callable[[str], str], redis_server: RedisServer) -> AsyncIterator[Open]:
+async def opened(
+    new_database: Callable[[str], str], redis_server: RedisServer, patient: None
+) -> AsyncIterator[Open]:
     database = new_database("sqlite")
     settings = Settings(database, redis_server.url, admin_password=ADMIN["password"])
     plain = Settings(database, cache_enabled=False)
