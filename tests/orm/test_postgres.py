@@ -130,3 +130,19 @@ async def test_a_commit_in_two_phases(world: AsyncWorld) -> None:
     async with world.maker(twophase=True) as session:
         await session.run_sync(change)
     assert world.taken() >= {"product:1", "category:2", "category:3"}
+
+
+async def test_what_is_prepared_and_rolled_back_is_invalidated_by_nothing(
+    world: AsyncWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No COMMIT has been sent."""
+
+    def change(session: Session) -> None:
+        session.get_one(Product, 1).category_id = 3
+        session.prepare()
+        session.rollback()
+
+    async with world.maker(twophase=True) as session:
+        await session.run_sync(change)
+    assert world.taken() == set()
+    assert not caplog.records

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import delete, event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -108,6 +108,50 @@ async def test_a_savepoint_that_is_open_at_the_commit_is_part_of_it(world: World
 
     await world.write(change)
     assert world.taken() == OF_ONE | MOVED | {"category:3"}
+
+
+async def test_a_savepoint_that_is_released_with_one_inside_still_open(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No commit of the transaction: a rollback later on drops it, and what is said of paths waits for the end."""
+
+    def release(session: Session) -> None:
+        session.begin_nested()
+        outer = session.begin_nested()
+        session.add(Review(rating=1, product_id=1))
+        session.begin_nested()
+        product(session).price = 1
+        outer.commit()
+        assert session.in_nested_transaction()
+        session.execute(
+            update(Product).where(Product.id == 1).values(category_id=4),
+            execution_options={"neverstale": False},
+        )
+
+    await world.attempt(release)
+    assert world.taken() == set()
+    assert not caplog.records
+    await world.write(release)
+    assert world.taken() == OF_ONE | {"category:4"}
+
+
+async def test_a_commit_that_fails_before_it_is_sent_is_none(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever fails in it: nothing has been committed."""
+    sessions = world.following._target()
+
+    def refuse(_session: Session) -> None:
+        raise RuntimeError("not now")
+
+    event.listen(sessions, "before_commit", refuse)
+    try:
+        with pytest.raises(RuntimeError):
+            await world.write(lambda session: setattr(product(session), "price", 1))
+    finally:
+        event.remove(sessions, "before_commit", refuse)
+    assert world.taken() == set()
+    assert not caplog.records
 
 
 async def test_a_failed_flush_invalidates_nothing(world: World) -> None:

@@ -28,6 +28,8 @@ def foresee(tracker: Tracker) -> None:
     """Before a flush: read the rows that it is known to change or delete."""
     tracker.forget_flush()
     session = tracker.session
+    if tracker.autocommit:
+        _collections(tracker)
     coming: dict[tuple[Rules, Lock], list[Key]] = {}
     for target in session.dirty:
         state: InstanceState[Any] = inspect(target)
@@ -54,7 +56,10 @@ def _expect(
 def inserting(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
     """Before the INSERT of an object; or the UPDATE, where it takes the place of one deleted under its key."""
     if rules_of_class(mapper):
-        tracker.written[inspect(target)] = None
+        state: InstanceState[Any] = inspect(target)
+        tracker.written[state] = None
+        if tracker.autocommit:
+            _become(tracker, state, None)
 
 
 def updating(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
@@ -70,6 +75,8 @@ def updating(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
     changed = tracker.written[state] = _changed(state)
     if state not in tracker.foreseen or any(each.particular for each in rules):
         _one(tracker, state, "update", changed)
+    if tracker.autocommit:
+        _become(tracker, state, changed)
 
 
 def deleting(tracker: Tracker, mapper: Mapper[Any], target: Any) -> None:
@@ -93,7 +100,24 @@ def _changed(state: InstanceState[Any]) -> frozenset[str]:
     )
 
 
-def _become(state: InstanceState[Any], rules: Rules, changed: Changed, was: Values | None) -> Values | None:
+def _become(tracker: Tracker, state: InstanceState[Any], changed: Changed) -> None:
+    """Note what a row becomes.
+
+    Once it has been flushed; in AUTOCOMMIT before, too, as far as its object knows, for the flush may fail half-way.
+    """
+    key = tuple(state.mapper.primary_key_from_instance(state.obj()))
+    for each in rules_of_class(state.mapper):
+        if state.identity is None:
+            tracker.new(each, key)
+        was = None if state.identity is None else tracker.now(each, tuple(state.identity))
+        values = _values(state, each, changed, was)
+        if values is not None:
+            tracker.becomes(each, key, values, changed)
+        else:
+            tracker.later(each, (key,), changed)
+
+
+def _values(state: InstanceState[Any], rules: Rules, changed: Changed, was: Values | None) -> Values | None:
     """Return what a row has become, or None if its object does not know for certain.
 
     What was not set is as it was in the database, whatever the object believes.
@@ -115,23 +139,19 @@ def _become(state: InstanceState[Any], rules: Rules, changed: Changed, was: Valu
 
 def flushed(tracker: Tracker) -> None:
     """After a flush: note what its objects have become, and the rows of many-to-many tables."""
-    session = tracker.session
     for state, changed in tracker.written.items():
         if changed is not None:
             more = _changed(state) - changed  # set since: by a listener of the application, by `post_update`
             changed |= more
             if more:
                 _one(tracker, state, "update", changed)
-        key = tuple(state.mapper.primary_key_from_instance(state.obj()))
-        for each in rules_of_class(state.mapper):
-            if state.identity is None:
-                tracker.new(each, key)
-            was = None if state.identity is None else tracker.now(each, tuple(state.identity))
-            values = _become(state, each, changed, was)
-            if values is not None:
-                tracker.becomes(each, key, values, changed)
-            else:
-                tracker.later(each, (key,), changed)
+        _become(tracker, state, changed)
+    _collections(tracker)
+
+
+def _collections(tracker: Tracker) -> None:
+    """Note the rows of many-to-many tables that come and go."""
+    session = tracker.session
     # By their states: an object may have an equality of its own, and no hash.
     touched = {inspect(target): False for kept in (session.new, session.dirty) for target in kept}
     touched |= {inspect(target): True for target in session.deleted} | dict.fromkeys(tracker.deleted, True)

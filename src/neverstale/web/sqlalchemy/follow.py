@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import (
@@ -99,6 +99,7 @@ class Following(Generic[R]):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listeners: list[tuple[str, Callable[..., Any]]] = [
             ("after_transaction_create", self._begun),
+            ("after_begin", self._connected),
             ("before_flush", self._before_flush),
             ("after_flush", self._after_flush),
             ("after_flush_postexec", self._after_postexec),
@@ -136,6 +137,9 @@ class Following(Generic[R]):
     def _begun(self, session: Session, transaction: SessionTransaction) -> None:
         self._tracker(session).begin(transaction)
 
+    def _connected(self, session: Session, _: Any, connection: Connection) -> None:
+        self._tracker(session).connected(connection)
+
     def _before_flush(self, session: Session, *_: Any) -> None:
         flushes.foresee(self._tracker(session))
 
@@ -145,20 +149,23 @@ class Following(Generic[R]):
         tracker.forget_flush()
 
     def _after_postexec(self, session: Session, _: Any) -> None:
-        tracker = self._tracker(session)
-        if tracker.committing:  # something has been written that was not there yet when the commit began
+        self._written(self._tracker(session))
+
+    def _written(self, tracker: Tracker) -> None:
+        if tracker.committing or tracker.autocommit:  # nothing more is to come before the COMMIT, or none is
             tracker.resolve()
+        if tracker.autocommit and (work := tracker.at_once()):
+            self._deliver(work, certain=True)
 
     def _executing(self, state: ORMExecuteState) -> Any:
         if state.is_select:
             return None
         tracker = self._tracker(state.session)
         result = statements.executing(tracker, state)
-        if (
-            tracker.committing and tracker.unread
-        ):  # a listener of the application writes, just before the COMMIT
+        # In AUTOCOMMIT; or a listener of the application writes, just before the COMMIT.
+        if (tracker.autocommit or tracker.committing) and tracker.owing:
             result = state.invoke_statement() if result is None else result
-            tracker.resolve()
+            self._written(tracker)
         return result
 
     def _before_commit(self, session: Session) -> None:
@@ -184,11 +191,11 @@ class Following(Generic[R]):
             logger.error(
                 "COMMIT ended in an error, and may have happened: invalidated as if it had: %s", work
             )
-        self._deliver(work, certain)
+        self._deliver(work, certain=certain)
 
     # --- the invalidation --------------------------------------------------------------------------------------
 
-    def _deliver(self, work: Work, certain: bool) -> None:
+    def _deliver(self, work: Work, *, certain: bool) -> None:
         retrier: Any = self.retrier
         error: InvalidationError | None
         if isinstance(retrier, Retrier):
@@ -324,7 +331,7 @@ def touch(session: Session | AsyncSession, *, tags: Iterable[str] = (), keys: It
         raise UsageError("the writes of this session are not followed: see follow_writes")
     names = Names(check_tags(tags), tuple(keys))
     for tracker in trackers:
-        tracker.level.name(names)
+        tracker.level.touched.append(names)
 
 
 def _is_async(sessions: Any) -> bool:

@@ -19,7 +19,7 @@ from sqlalchemy.sql.elements import Grouping
 
 from .rules import Path, Rules
 
-__all__ = ["Key", "Lock", "Values", "among", "ends", "locked", "on", "read", "tables"]
+__all__ = ["Key", "Lock", "Values", "among", "autocommits", "ends", "left", "locked", "on", "read", "tables"]
 
 Key: TypeAlias = "tuple[Any, ...]"
 Values: TypeAlias = "dict[str, Any]"
@@ -49,6 +49,23 @@ def _writing(session: Session, mapper: Mapper[Any] | None, table: Any) -> Connec
     if isinstance(table, Table):
         bind["clause"] = update(table)
     return session.connection(bind_arguments=bind)
+
+
+def autocommits(connection: Connection) -> bool:
+    """Say whether a connection is in AUTOCOMMIT, without asking the database."""
+    if connection._is_autocommit_isolation():
+        return True
+    # Set past SQLAlchemy, on the driver's connection. Some of MySQL's have a method of this name, some ask the server.
+    raw = None if connection.dialect.name in ("mysql", "mariadb") else connection.connection.dbapi_connection
+    return getattr(raw, "autocommit", None) is True
+
+
+def left(connection: Connection) -> bool:
+    """Say whether SQLite is in no transaction: its driver begins none for a savepoint, whose release then commits."""
+    if connection.dialect.name != "sqlite" or connection.invalidated:
+        return False
+    raw: Any = connection.connection.driver_connection
+    return not raw.in_transaction
 
 
 def among(columns: Sequence[Any], keys: Sequence[Key], parameters: int = _CHUNK) -> ColumnElement[bool]:
