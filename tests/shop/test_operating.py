@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from neverstale.testing.servers import PostgresServer, RedisServer, binaries, frozen, wait_until
 from shop.db import POOL_SIZE, Database
 from shop.settings import Settings, SettingsError
-from tests.shop.running import RunningShop, Shops, run
+from tests.shop.running import PATIENT, RunningShop, Shops, run
 
 TOKEN = "a-token-of-the-dashboard"
 SCRAPER = "a-token-of-prometheus"
@@ -33,7 +33,7 @@ def guarded(new_database: Callable[[str], str], redis_server: RedisServer) -> It
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHOP_CACHE_TOKEN", TOKEN)
         patch.setenv("SHOP_METRICS_TOKEN", SCRAPER)
-        running = RunningShop(new_database("sqlite"), redis_server.url, workers=2)
+        running = RunningShop(new_database("sqlite"), redis_server.url, workers=2, NEVERSTALE_TIMEOUT=PATIENT)
     yield running
     assert "Traceback" not in running.stop()
 
