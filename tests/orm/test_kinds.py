@@ -22,10 +22,19 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy import insert as insert_into
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, relationship
+from sqlalchemy.ext.declarative import ConcreteBase
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    MappedAsDataclass,
+    Session,
+    configure_mappers,
+    mapped_column,
+    relationship,
+)
 from sqlalchemy.pool import StaticPool
 
-from neverstale import Cache
+from neverstale import Cache, UsageError
 from neverstale.events import InvalidationEvent
 from neverstale.testing.servers import RedisServer
 from neverstale.web.sqlalchemy import follow_writes, invalidates
@@ -98,6 +107,43 @@ class Node(Base):
     name: Mapped[str] = mapped_column(default="")
     parent: Mapped[Node | None] = relationship(remote_side="Node.id", back_populates="children")
     children: Mapped[list[Node]] = relationship(back_populates="parent")
+
+
+@invalidates("ship:{id}", lambda row: f"called:{row.name}", keys=["api:ships:{name}"], columns=["name"])
+class Ship(Base):
+    __tablename__ = "ships"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+
+@invalidates("sails:{sails}")
+class Sailer(Ship):
+    __tablename__ = "sailers"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    sails: Mapped[int] = mapped_column(default=1)
+    __mapper_args__ = {"concrete": True}  # noqa: RUF012
+
+
+class Yacht(Sailer):
+    __tablename__ = "yachts"
+    id: Mapped[int] = mapped_column(ForeignKey("sailers.id"), primary_key=True)
+    owner: Mapped[str]
+
+
+@invalidates("plant:{name}")
+class Plant(ConcreteBase, Base):
+    __tablename__ = "plants"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    __mapper_args__ = {"polymorphic_identity": "plant"}  # noqa: RUF012
+
+
+class Tree(Plant):
+    __tablename__ = "trees"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    __mapper_args__ = {"concrete": True, "polymorphic_identity": "tree"}  # noqa: RUF012
 
 
 log = Table("log", Base.metadata, Column("subject", Integer), Column("word", String(20)))
@@ -202,6 +248,75 @@ def test_single_table_inheritance(told: Callable[..., set[str]]) -> None:
         "temp:Tim",
     }
     assert told(lambda session: session.execute(delete(Temporary))) == {"person:1", "name:Tim", "temp:Tim"}
+
+
+def test_concrete_inheritance(told: Callable[..., set[str]]) -> None:
+    """Each class has a table of its own, with rows of its own under the same keys."""
+    told(lambda session: session.add_all([Ship(id=1, name="a"), Sailer(id=1, name="b")]))
+    told(lambda session: session.add(Yacht(id=2, name="c", owner="o")))
+
+    def names(*ships: str) -> set[str]:
+        return {f"{kind}:{ship}" for ship in ships for kind in ("called", "api:ships")}
+
+    assert told(lambda session: setattr(session.get_one(Sailer, 1), "name", "d")) == {
+        "ship:1",
+        "sails:1",
+        *names("b", "d"),
+    }
+    assert told(lambda session: setattr(session.get_one(Sailer, 1), "sails", 2)) == {"sails:1", "sails:2"}
+    yacht = {"ship:2", "sails:1", *names("c", "e")}
+    assert told(lambda session: setattr(session.get_one(Yacht, 2), "name", "e")) == yacht
+    table: Any = Sailer.__table__
+    for given in (update(Sailer), update(table)):
+        assert told(
+            lambda session, given=given: session.execute(
+                given.where(table.c.id == 1).values(name="f"), bind_arguments={"mapper": Sailer}
+            )
+        ) >= {"ship:1", "sails:2", *names("f")}
+    assert told(lambda session: session.execute(update(Ship).values(name="g"))) == {
+        "ship:1",
+        *names("a", "g"),
+    }
+    assert told(lambda session: session.delete(session.get_one(Ship, 1))) == {"ship:1", *names("g")}
+    assert told(lambda session: session.execute(delete(Sailer).where(Sailer.id == 1))) == {
+        "ship:1",
+        "sails:2",
+        *names("f"),
+    }
+
+
+def test_concrete_classes_that_are_read_together(told: Callable[..., set[str]]) -> None:
+    """A row is looked for in the table of its own class."""
+    told(lambda session: session.add_all([Plant(id=9, name="a"), Tree(id=1, name="b"), Tree(id=2, name="c")]))
+    assert told(lambda session: setattr(session.get_one(Tree, 1), "name", "d")) == {"plant:b", "plant:d"}
+    trees: Any = Tree.__table__
+    assert told(
+        lambda session: session.execute(update(trees).values(name="e"), bind_arguments={"mapper": Tree})
+    ) == {"plant:c", "plant:d", "plant:e"}
+    assert told(lambda session: setattr(session.get_one(Plant, 9), "name", "f")) == {"plant:a", "plant:f"}
+    assert told(lambda session: session.delete(session.get_one(Tree, 2))) == {"plant:e"}
+
+
+def test_a_concrete_class_without_a_column_that_is_named_above() -> None:
+    """Refused when the mappers are configured: its rows could not be named."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @invalidates("ship:{name}")
+    class Above(Own):
+        __tablename__ = "above"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    class Below(Above):
+        __tablename__ = "below"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        __mapper_args__ = {"concrete": True}  # noqa: RUF012
+
+    with pytest.raises(UsageError, match="Below has no column 'name'"):
+        configure_mappers()
+    Own.registry.dispose()
 
 
 def test_keys_of_several_columns_and_objects_without_a_hash(told: Callable[..., set[str]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import ForeignKey, delete, func, insert, select, update
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from neverstale import UsageError
 from neverstale.web.sqlalchemy import invalidates
@@ -87,6 +87,8 @@ class Animal(Own):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
     kind: Mapped[str] = mapped_column(default="animal")
+    friend_id: Mapped[int | None] = mapped_column(ForeignKey("animals.id"))
+    friend: Mapped[Animal | None] = relationship(remote_side="Animal.id")
     __mapper_args__ = {  # noqa: RUF012
         "polymorphic_on": "kind",
         "polymorphic_identity": "animal",
@@ -99,6 +101,37 @@ class Dog(Animal):
     id: Mapped[int] = mapped_column(ForeignKey("animals.id"), primary_key=True)
     tricks: Mapped[int]
     __mapper_args__ = {"polymorphic_identity": "dog"}  # noqa: RUF012
+
+
+@invalidates("animal:{animal.id}", "name:{animal.name}", "friend:{animal.friend.name}", "tricks:{dog.tricks}")
+class Toy(Own):
+    __tablename__ = "toys"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    animal_id: Mapped[int | None] = mapped_column(ForeignKey("animals.id"))
+    animal: Mapped[Animal | None] = relationship(foreign_keys=animal_id)
+    dog_id: Mapped[int | None] = mapped_column(ForeignKey("dogs.id"))
+    dog: Mapped[Dog | None] = relationship(foreign_keys=dog_id)
+
+
+async def test_a_path_to_a_class_whose_reads_join_its_subclasses(world: AsyncWorld) -> None:
+    """What is at its end is locked, and not what is joined from outside; subclasses by both of their tables."""
+    async with world.engine.begin() as connection:
+        await connection.run_sync(Own.metadata.drop_all)
+        await connection.run_sync(Own.metadata.create_all)
+    async with world.plain.begin() as session:
+        session.add_all([Dog(id=1, name="a", tricks=4), Animal(id=2, name="b", friend_id=1)])
+    await world.write(lambda session: session.add(Toy(id=1, animal_id=2, dog_id=1)))
+    assert world.taken() == {"animal:2", "name:b", "friend:a", "tricks:4"}
+    async with world.maker() as mover, world.maker() as session:
+        await mover.execute(update(Dog).values(tricks=5))
+        session.add(Toy(id=2, dog_id=1))
+        await session.flush()
+        committing = asyncio.create_task(session.commit())
+        await waiting(world)
+        await mover.commit()
+        world.taken()
+        await committing
+    assert world.taken() == {"tricks:5"}
 
 
 async def test_a_class_whose_reads_join_its_subclasses(world: AsyncWorld) -> None:

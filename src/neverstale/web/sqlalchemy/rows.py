@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Integer, Table, Uuid, and_, bindparam, or_, select, update
-from sqlalchemy.orm import Mapper, Session, aliased
+from sqlalchemy.orm import Mapper, Session, with_polymorphic
 from sqlalchemy.sql.elements import Grouping
 
 from .rules import Path, Rules
@@ -103,7 +103,10 @@ def tables(mapper: Mapper[Any] | None, table: Any) -> Any:
 
 def read(connection: Connection, rules: Rules, keys: Iterable[Key], lock: Lock = "") -> Iterator[Values]:
     """Read by primary key what `rules` has to know of rows; those that are gone are left out."""
-    subject: Any = rules.subject
+    # The class itself, not all that SQLAlchemy would read with it.
+    subject: Any = (
+        rules.subject if rules.mapper is None else with_polymorphic(rules.mapper, [rules.mapper.class_])
+    )
     columns = [
         (subject.columns[name] if isinstance(subject, Table) else getattr(subject, name)).label(f"c{index}")
         for index, name in enumerate(rules.columns)
@@ -134,7 +137,8 @@ def ends(session: Session, path: Path, keys: Iterable[Key], *, lock: bool) -> di
     found: dict[Key, list[Values]] = {}
     if not wanted:
         return found
-    entities = [aliased(mapper) for mapper, _ in path.hops]
+    # Without subclasses that their SELECTs join from outside: PostgreSQL locks no such row, and none is needed.
+    entities = [with_polymorphic(mapper, [mapper.class_], aliased=True, flat=True) for mapper, _ in path.hops]
     first, last = entities[0], entities[-1]
     remote = [getattr(first, name) for name in path.remote]
     columns = [*remote, *(getattr(last, name) for name in path.target)]

@@ -4,6 +4,7 @@ Rules:
 - A class says it for itself and for the classes that inherit from it.
 - Names of columns are checked when it is said, paths over relationships once all mappers are configured, which is
   before anything can be read or written.
+- A class with a table of its own (concrete inheritance) says what those above it say of its own columns.
 - The rows of one table may be those of several classes: all that have a say are asked.
 """
 
@@ -143,6 +144,7 @@ class Rules:
         self._tags: list[_Said] = []
         self._keys: list[_Said] = []
         self._ready = False
+        self._again: dict[Mapper[Any], Rules] = {}
         if isinstance(subject, Table):
             self.mapper = None
             self.available: dict[str, Any] = dict(subject.columns)
@@ -184,6 +186,23 @@ class Rules:
         if whole is not None:
             self.whole = (*self.whole, check_tag(whole))
         self._ready = False
+        self._again.clear()
+
+    def again(self, concrete: Mapper[Any]) -> Rules:
+        """Return the same, said of a class below that has a table of its own.
+
+        Raises:
+            UsageError: that has not all the columns.
+        """
+        if concrete not in self._again:
+            rules = Rules(concrete.class_)
+            for which, all_said in (("tags", self._tags), ("keys", self._keys)):
+                for name, only in all_said:
+                    given = name.text if isinstance(name, Template) else name
+                    rules.add(**{"tags": (), "keys": (), which: (given,)}, whole=None, columns=only)
+            rules.whole = self.whole
+            self._again[concrete] = rules
+        return self._again[concrete]
 
     def _checked(self, name: Name) -> Template | Callable[[Any], Any]:
         if callable(name):
@@ -337,14 +356,31 @@ def rules_of_class(mapper: Mapper[Any]) -> tuple[Rules, ...]:
     """Return what a class and those that it inherits from say."""
     known = _known.get(mapper)
     if known is None:
-        found = (each.class_.__dict__.get(_ATTRIBUTE) for each in mapper.iterate_to_root())
-        known = _known[mapper] = _ready(rules for rules in found if rules is not None)
+        known = _known[mapper] = _ready(_said_of(mapper))
     return known
+
+
+def _said_of(mapper: Mapper[Any]) -> Iterable[Rules]:
+    concrete: Mapper[Any] | None = None
+    for each in mapper.iterate_to_root():
+        rules: Rules | None = each.class_.__dict__.get(_ATTRIBUTE)
+        if rules is not None:
+            yield rules if concrete is None else rules.again(concrete)
+        if each.concrete and concrete is None:
+            concrete = each
 
 
 def rules_of_table(table: Table) -> tuple[Rules, ...]:
     """Return all that is said about rows of a table, by whatever class."""
-    return _ready(rules for rules in list(_declared) if any(table is each for each in _tables(rules)))
+    found: dict[Rules, None] = {}
+    for rules in list(_declared):
+        if rules.mapper is None:
+            found |= {rules: None} if rules.subject is table else {}
+        else:
+            for mapper in rules.mapper.self_and_descendants:
+                if any(table is each for each in mapper.tables):
+                    found |= dict.fromkeys(rules_of_class(mapper))
+    return _ready(found)
 
 
 def secondaries_of(mapper: Mapper[Any]) -> tuple[tuple[RelationshipProperty[Any], tuple[Rules, ...]], ...]:
@@ -383,12 +419,6 @@ def _ready(rules: Iterable[Rules]) -> tuple[Rules, ...]:
     return found
 
 
-def _tables(rules: Rules) -> Iterable[Any]:
-    if rules.mapper is None:
-        return (rules.subject,)
-    return (table for mapper in rules.mapper.self_and_descendants for table in mapper.tables)
-
-
 @event.listens_for(Mapper, "after_configured")
 def _all_configured() -> None:
     _known.clear()
@@ -396,3 +426,5 @@ def _all_configured() -> None:
     _late.clear()
     for rules in list(_declared):
         rules.make_ready()
+        for mapper in rules.mapper.self_and_descendants if rules.mapper is not None else ():
+            rules_of_class(mapper)
