@@ -318,6 +318,20 @@ async def test_a_set_with_tags_that_arrives_late(faces: Faces, network: Network)
     assert await face.get("k") is None
 
 
+async def test_many_entries_that_are_long_on_their_way(
+    faces: Faces, network: Network, own_server: RedisServer
+) -> None:
+    """The more entries are set at once, the longer they may take: what holds their places waits for them."""
+    face = faces.make(network.url)
+    network.hold(b"value")
+    setting = face.start("set_many", {f"k{number}": "value" for number in range(3000)})
+    await until(network.holds)
+    assert own_server.client().pttl("v1:k0") > 2000
+    network.deliver()
+    await setting
+    assert face.stats().sets_dropped == 0
+
+
 async def test_a_fill_that_arrives_late(faces: Faces, network: Network) -> None:
     """A loaded value that was sent and given up does not come back after an invalidation."""
     face = fast(faces, network.url)
