@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -179,6 +180,30 @@ class TestRedisCluster:
         assert len(valkey_cluster.primaries()) == 3
         valkey_cluster.client().set("key", "value", ex=60)
         assert valkey_cluster.keys() == [b"key"]
+
+    def test_recovers_from_the_death_of_a_replica(self, valkey_cluster: RedisCluster) -> None:
+        """After a replica was taken for dead, revive() returns when every node names it again."""
+
+        def named() -> set[int]:
+            views: list[Any] = [
+                node.client().execute_command("CLUSTER", "SLOTS")
+                for node in valkey_cluster.nodes
+                if node.running
+            ]
+            return {sum(len(share) - 2 for share in shares) for shares in views}
+
+        victim = next(node for node in valkey_cluster.nodes if node.client().role()[0] == b"slave")
+        victim.kill()
+        wait_until(lambda: named() == {5}, "a replica that is missed")
+        valkey_cluster.revive()
+        assert named() == {6}
+
+    def test_a_node_is_as_patient_as_before_its_death(self, valkey_cluster: RedisCluster) -> None:
+        """A node that was revived takes the others for dead no sooner than they do each other."""
+        valkey_cluster.primaries()[0].kill()
+        valkey_cluster.revive()
+        name = "cluster-node-timeout"
+        assert {str(node.client().config_get(name)[name]) for node in valkey_cluster.nodes} == {"2000"}
 
     def test_url_names_every_node(self, redis_cluster: RedisCluster) -> None:
         """The URL has all nodes, so that a client may start with whichever is alive."""

@@ -27,6 +27,7 @@ class RedisCluster:
     def __init__(self, nodes: Sequence[RedisServer]) -> None:
         self.nodes: Sequence[RedisServer] = nodes
         self._heads = 0
+        self._timeout = 0
         self._client: ClusterClient | None = None
 
     @classmethod
@@ -125,9 +126,11 @@ class RedisCluster:
 
     def revive(self) -> None:
         """Thaw what is frozen, restart what is dead, and wait until the cluster serves again."""
+        dead = [node for node in self.nodes if not node.running]
         for node in self.nodes:
             node.revive()
         self._settle()
+        self._allow(dead)
         if self._client is not None:
             self._client.nodes_manager.initialize()
 
@@ -141,6 +144,7 @@ class RedisCluster:
 
     def _join(self, primaries: int, timeout: int) -> None:
         self._heads = primaries
+        self._timeout = timeout
         heads, tails = self.nodes[:primaries], self.nodes[primaries:]
         share = 16384 / primaries
         for rank, node in enumerate(self.nodes):
@@ -159,8 +163,12 @@ class RedisCluster:
             wait_until(lambda node=node, head=head: _knows(node, head), "a replica meets its primary")  # type: ignore[misc]
             node.client().execute_command("CLUSTER", "REPLICATE", head)
         self._settle()
-        for node in self.nodes:
-            node.client().config_set("cluster-node-timeout", timeout)
+        self._allow(self.nodes)
+
+    def _allow(self, nodes: Sequence[RedisServer]) -> None:
+        """Give nodes that have started, and belong to the cluster, the time that others may be silent."""
+        for node in nodes:
+            node.client().config_set("cluster-node-timeout", self._timeout)
 
     def _settle(self) -> None:
         def settled() -> bool:
@@ -183,10 +191,14 @@ def _settled_role(node: RedisServer, size: int) -> str:
     """Return `primary` or `replica`, or "" while the node is not ready for service."""
     try:
         info = node.client().cluster("info")
+        lines = _text(node.client().execute_command("CLUSTER", "NODES")).splitlines()
         role = node.client().role()
     except (RedisError, OSError):
         return ""
     if info["cluster_state"] != "ok" or int(info["cluster_known_nodes"]) != size:
+        return ""
+    # What a node takes for dead it names to nobody.
+    if any({"fail", "fail?"} & set(line.split()[2].split(",")) for line in lines):
         return ""
     if role[0] == b"master":
         return "primary"
