@@ -118,6 +118,19 @@ def own_server(server_of_this_module: RedisServer) -> RedisServer:
     return server_of_this_module
 
 
+@pytest.fixture
+def steady_cluster(redis_cluster: RedisCluster) -> Iterator[RedisCluster]:
+    """A cluster in which nobody takes the place of a primary, however long it is away."""
+    name = "cluster-node-timeout"
+    (before,) = {str(node.client().config_get(name)[name]) for node in redis_cluster.nodes}
+    for node in redis_cluster.nodes:
+        node.client().config_set(name, 600_000)
+    yield redis_cluster
+    redis_cluster.revive()
+    for node in redis_cluster.nodes:
+        node.client().config_set(name, before)
+
+
 @pytest.fixture(params=faces.KINDS)
 def kind(request: pytest.FixtureRequest) -> faces.Kind:
     """Give each face in turn: synchronous and asynchronous."""

@@ -166,12 +166,12 @@ class TestPing:
         assert ran.status == 0
         assert [node["role"] for node in ran.json["nodes"]] == ["primary"] * 3 + ["replica"] * 3
 
-    def test_dead_primary(self, cluster_command: Command, redis_cluster: RedisCluster) -> None:
+    def test_dead_primary(self, cluster_command: Command, steady_cluster: RedisCluster) -> None:
         """A primary that does not answer is status 3, and named."""
-        victim = redis_cluster.primaries()[0]
+        victim = steady_cluster.primaries()[0]
         cluster_command.environ["NEVERSTALE_PATIENT_TIMEOUT"] = "1"
         victim.freeze()
-        others = [f"127.0.0.1:{node.port}" for node in redis_cluster.nodes if node is not victim]
+        others = [f"127.0.0.1:{node.port}" for node in steady_cluster.nodes if node is not victim]
         process = cluster_command.process("ping", "--url", f"redis://{','.join(others)}?cluster=true")
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 3

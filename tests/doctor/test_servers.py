@@ -304,11 +304,11 @@ class TestCluster:
         assert finding(report, "unreachable").where == (f"127.0.0.1:{victim.port}",)
         assert exit_status(report.findings, strict=False) == 1
 
-    def test_dead_primary(self, redis_cluster: RedisCluster, make_cache: MakeCache) -> None:
+    def test_dead_primary(self, steady_cluster: RedisCluster, make_cache: MakeCache) -> None:
         """A primary that does not answer is an error, and the keys of the others are looked at."""
-        cache = make_cache(redis_cluster.url, patient_timeout=0.5)
+        cache = make_cache(steady_cluster.url, patient_timeout=0.5)
         cache.set_many({str(number): "x" for number in range(30)})
-        victim = redis_cluster.primaries()[0]
+        victim = steady_cluster.primaries()[0]
         victim.freeze()
         report = examine_all(cache, rate=0)
         assert "unreachable" in codes(report)
