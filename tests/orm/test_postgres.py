@@ -18,6 +18,26 @@ from tests.orm.test_transactions import waiting
 pytestmark = only("async-postgres")
 
 
+class Own(DeclarativeBase):
+    pass
+
+
+@invalidates("seat:{hall}:{number}")
+class Seat(Own):
+    __tablename__ = "seats"
+    hall: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    taken: Mapped[int] = mapped_column(default=0)
+
+
+@invalidates("seat:{hall}:{number}")
+class Place(Own):
+    __tablename__ = "places"
+    hall: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    taken: Mapped[int] = mapped_column(default=0)
+
+
 async def test_a_statement_with_a_writing_cte_is_done_once(world: AsyncWorld) -> None:
     """To look for its rows would do what the CTE does, and leave nothing for the statement: told by `whole`."""
 
@@ -67,6 +87,29 @@ async def test_a_statement_of_many_rows_changes_none_that_was_not_seen(world: As
     assert {f"category:{number}" for number in changed} <= world.taken()
 
 
+@pytest.mark.parametrize("model", [Seat, Place], ids=["numbers", "texts"])
+async def test_a_statement_of_many_rows_with_keys_of_several_columns(
+    world: AsyncWorld, model: type[Seat | Place]
+) -> None:
+    """However many: what is new in between is left alone."""
+    async with world.engine.begin() as connection:
+        await connection.run_sync(Own.metadata.drop_all)
+        await connection.run_sync(Own.metadata.create_all)
+    hall: Any = 1 if model is Seat else "a"
+    async with world.plain.begin() as session:
+        await session.execute(insert(model), [{"hall": hall, "number": number} for number in range(1200)])
+    async with world.maker() as first, world.plain() as second:
+        await second.execute(update(model).where(model.number == 0).values(taken=5))
+        changing = asyncio.create_task(first.execute(update(model).values(taken=1)))
+        await waiting(world)
+        second.add(model(hall=hall, number=5000))
+        await second.commit()
+        done: Any = await changing
+        await first.commit()
+    assert done.rowcount == 1200
+    assert {f"seat:{hall}:{number}" for number in range(1200)} == world.taken()
+
+
 async def test_a_statement_of_thousands_of_rows(world: AsyncWorld) -> None:
     """More than a server takes parameters."""
     names = select(func.concat("n", func.generate_series(1, 33_000)))
@@ -75,10 +118,6 @@ async def test_a_statement_of_thousands_of_rows(world: AsyncWorld) -> None:
     done: Any = await world.write(lambda session: session.execute(update(Category).values(name="all")))
     assert done.rowcount > 33_000
     assert "category:33000" in world.taken()
-
-
-class Own(DeclarativeBase):
-    pass
 
 
 @invalidates("animal:{id}", "name:{name}")

@@ -13,7 +13,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Integer, Table, Uuid, and_, bindparam, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Table,
+    Uuid,
+    and_,
+    bindparam,
+    false,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Mapper, Session, with_polymorphic
 from sqlalchemy.sql.elements import Grouping
 
@@ -69,23 +82,28 @@ def left(connection: Connection) -> bool:
 
 
 def among(columns: Sequence[Any], keys: Sequence[Key], parameters: int = _CHUNK) -> ColumnElement[bool]:
-    """Return the criterion that the columns have one of these values; understood by every database.
+    """Return the criterion that the columns have one of these values.
 
     Args:
-        parameters: above so many, keys that are numbers or UUIDs are written into the statement.
+        parameters: above so many keys, numbers and UUIDs are written into the statement, and keys of several columns
+            need a database that compares rows, as all but SQL Server do.
     """
-    if len(columns) == 1 or not keys:
-        values = [key[0] for key in keys]
-        literal = len(values) > parameters and isinstance(columns[0].type, Integer | Uuid)
-        found: ColumnElement[bool] = columns[0].in_(
-            bindparam(None, values, type_=columns[0].type, expanding=True, literal_execute=True)
-            if literal
-            else values
-        )
-        return found
+    within = [
+        key for key in keys if None not in key
+    ]  # IN finds no NULL, which there is in tables without a key
+    many = len(keys) > parameters
+    literal = many and all(isinstance(column.type, Integer | Uuid) for column in columns)
+    found: list[ColumnElement[bool]] = []
+    if len(columns) == 1 or (within and many):
+        row = columns[0] if len(columns) == 1 else tuple_(*columns)
+        values = [key[0] for key in within] if len(columns) == 1 else within
+        given = bindparam(None, values, type_=row.type, expanding=True, literal_execute=literal)
+        found.append(row.in_(given))
+        keys = [key for key in keys if None in key]
     each = [and_(*(column == value for column, value in zip(columns, key, strict=True))) for key in keys]
     # In groups, for SQLite nests what stands in a row, a thousand deep at most.
-    return or_(*(_Apart(or_(*each[at : at + _GROUP])) for at in range(0, len(each), _GROUP)))
+    found += (_Apart(or_(*each[at : at + _GROUP])) for at in range(0, len(each), _GROUP))
+    return or_(false(), *found)
 
 
 def locked(query: Any, lock: Lock, of: Any) -> Any:
@@ -104,9 +122,9 @@ def tables(mapper: Mapper[Any] | None, table: Any) -> Any:
 def read(connection: Connection, rules: Rules, keys: Iterable[Key], lock: Lock = "") -> Iterator[Values]:
     """Read by primary key what `rules` has to know of rows; those that are gone are left out."""
     # The class itself, not all that SQLAlchemy would read with it.
-    subject: Any = (
-        rules.subject if rules.mapper is None else with_polymorphic(rules.mapper, [rules.mapper.class_])
-    )
+    subject: Any = rules.subject
+    if rules.mapper is not None and rules.mapper.with_polymorphic:
+        subject = with_polymorphic(rules.mapper, [rules.mapper.class_])
     columns = [
         (subject.columns[name] if isinstance(subject, Table) else getattr(subject, name)).label(f"c{index}")
         for index, name in enumerate(rules.columns)

@@ -153,7 +153,7 @@ def _change(
         if can_be_whole and len(keys) > tracker.limit:
             _coarse(tracker, rules, "the statement")
             return
-        if not many and (len(primary) == 1 or len(keys) <= _PARAMETERS):
+        if not many:
             state.statement = statement.where(among(primary, keys, _PARAMETERS))
     for each in rules:
         changed = _changed(statement, state.parameters, table, each)
