@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from neverstale.metrics.reporter import INTERVAL
 from neverstale.testing.servers import PostgresServer, RedisServer, binaries, frozen, wait_until
 from shop.db import POOL_SIZE, Database
 from shop.settings import Settings, SettingsError
@@ -103,12 +104,12 @@ class TestMetrics:
         with httpx.Client(
             base_url=guarded.base_url, headers={"authorization": f"Bearer {SCRAPER}"}
         ) as scraper:
-            before = metrics(scraper)
+            before = settled(scraper)
             for number in range(1, 41):
                 with guarded_client(guarded) as visitor:  # another connection, perhaps another worker
                     assert visitor.get(f"/api/products/{number % 20 + 1}").status_code == 200
             wait_until(lambda: reads(metrics(scraper)) - reads(before) >= 60, "the figures of all workers")
-            found = metrics(scraper)
+            found = settled(scraper)
 
         # Twenty products are loaded once, into the catalogue and as an answer; the rest are hits.
         assert grown(found, before, "neverstale_reads_total,api:,miss") == 20
@@ -266,6 +267,20 @@ def reads(found: dict[str, float]) -> float:
     return sum(
         value for name, value in found.items() if re.match("neverstale_reads_total,(api|catalog):", name)
     )
+
+
+def settled(client: httpx.Client) -> dict[str, float]:
+    """Return all samples once the workers have handed on what they have counted, which each does every second."""
+    found = metrics(client)
+    while True:
+        time.sleep(2 * INTERVAL)
+        again = metrics(client)
+        if all(found.get(name) == value for name, value in again.items() if _COUNTED.match(name)):
+            return again
+        found = again
+
+
+_COUNTED = re.compile("neverstale_(reads|loads)_total|shop_database_statements_total")
 
 
 def grown(found: dict[str, float], before: dict[str, float], name: str) -> float:
