@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 from neverstale.web.sqlalchemy import touch
 from tests.orm.conftest import SyncWorld, World, only
 from tests.orm.models import Category, Label, Product, Review, product_labels
+from tests.orm.random_writes import transaction
 from tests.orm.test_transactions import OF_ONE, product
 
 
@@ -158,3 +160,14 @@ async def test_a_list_of_parameters_that_fails_half_way(
     with pytest.raises(IntegrityError):
         await world.attempt(fail_without)
     assert "Review" in caplog.text
+
+
+@pytest.mark.parametrize("autocommit", ["engine"], indirect=True)
+async def test_after_whatever_is_written_no_answer_is_stale(world: World, autocommit: None) -> None:
+    """Committed or rolled back; without savepoints, which are nothing here."""
+    random = Random(1)
+    await world.stale()
+    for step in range(10):
+        does = world.write if random.random() < 0.5 else world.attempt
+        await does(lambda session: transaction(session, random, depth=2))
+        assert await world.stale() == {}, f"step {step}"

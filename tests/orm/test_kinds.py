@@ -414,6 +414,20 @@ def test_a_table_without_a_primary_key(told: Callable[..., set[str]]) -> None:
     assert told(lambda session: session.execute(log.delete().where(log.c.subject == 2))) == {"log:2"}
 
 
+def test_thousands_of_rows_without_a_primary_key(told: Callable[..., set[str]]) -> None:
+    """Also those in which something is NULL."""
+    rows = [{"subject": number, "word": "a" if number % 300 else None} for number in range(1200)]
+    told(lambda session: session.execute(log.insert(), rows))
+    done: Any = None
+
+    def remove(session: Session) -> None:
+        nonlocal done
+        done = session.execute(log.delete())
+
+    assert told(remove) == {f"log:{number}" for number in range(1200)}
+    assert done.rowcount == 1200
+
+
 def test_several_databases_in_one_transaction(told: Callable[..., set[str]]) -> None:
     """Each row is read where it is."""
 

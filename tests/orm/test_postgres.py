@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, delete, func, insert, select, update
+from sqlalchemy import ForeignKey, bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from neverstale import UsageError
@@ -85,6 +85,30 @@ async def test_a_statement_of_many_rows_changes_none_that_was_not_seen(world: As
         lambda session: session.scalars(select(Category.id).where(Category.name == "all")).all()
     )
     assert {f"category:{number}" for number in changed} <= world.taken()
+
+
+async def test_a_list_of_parameters_changes_none_that_was_not_seen(world: AsyncWorld) -> None:
+    """As one statement does not; with too many rows, it is refused."""
+    table: Any = Category.__table__
+    given = update(table).where(table.c.name == bindparam("was")).values(name=bindparam("becomes"))
+    rows: Any = [{"was": f"category {number}", "becomes": "all"} for number in (1, 2)]
+    async with world.maker() as first, world.plain() as second:
+        await second.execute(update(Category).where(Category.id == 2).values(name="category 2"))
+        changing = asyncio.create_task(first.execute(given, rows))
+        await waiting(world)
+        second.add(Category(name="category 1"))
+        await second.commit()
+        await changing
+        await first.commit()
+    changed: Any = await world.look(
+        lambda session: session.scalars(select(Category.id).where(Category.name == "all")).all()
+    )
+    assert {f"category:{number}" for number in changed} | {"categories"} == world.taken()
+    async with world.plain.begin() as session:
+        await session.execute(insert(Category), [{"name": "many"}] * 1001)
+    rows = [{"was": "many", "becomes": "few"}, {"was": "all", "becomes": "few"}]
+    with pytest.raises(UsageError, match="list of parameters"):
+        await world.write(lambda session: session.execute(given, rows))
 
 
 @pytest.mark.parametrize("model", [Seat, Place], ids=["numbers", "texts"])

@@ -81,12 +81,15 @@ def left(connection: Connection) -> bool:
     return not raw.in_transaction
 
 
-def among(columns: Sequence[Any], keys: Sequence[Key], parameters: int = _CHUNK) -> ColumnElement[bool]:
+def among(
+    columns: Sequence[Any], keys: Sequence[Key], parameters: int = _CHUNK, *, once: bool = True
+) -> ColumnElement[bool]:
     """Return the criterion that the columns have one of these values.
 
     Args:
         parameters: above so many keys, numbers and UUIDs are written into the statement, and keys of several columns
             need a database that compares rows, as all but SQL Server do.
+        once: whether the statement is executed once, and not with a list of parameters, which goes with no IN.
     """
     within = [
         key for key in keys if None not in key
@@ -94,7 +97,7 @@ def among(columns: Sequence[Any], keys: Sequence[Key], parameters: int = _CHUNK)
     many = len(keys) > parameters
     literal = many and all(isinstance(column.type, Integer | Uuid) for column in columns)
     found: list[ColumnElement[bool]] = []
-    if len(columns) == 1 or (within and many):
+    if once and (len(columns) == 1 or (within and many)):
         row = columns[0] if len(columns) == 1 else tuple_(*columns)
         values = [key[0] for key in within] if len(columns) == 1 else within
         given = bindparam(None, values, type_=row.type, expanding=True, literal_execute=literal)

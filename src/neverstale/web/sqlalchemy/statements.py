@@ -153,8 +153,10 @@ def _change(
         if can_be_whole and len(keys) > tracker.limit:
             _coarse(tracker, rules, "the statement")
             return
-        if not many:
-            state.statement = statement.where(among(primary, keys, _PARAMETERS))
+        if many and len(keys) > _PARAMETERS:
+            _coarse(tracker, rules, "a list of parameters for so many rows")
+            return
+        state.statement = statement.where(among(primary, keys, _PARAMETERS, once=not many))
     for each in rules:
         changed = _changed(statement, state.parameters, table, each)
         tracker.before(each, keys, lock, changed)
