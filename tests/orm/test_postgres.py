@@ -192,9 +192,8 @@ async def test_a_path_to_a_class_whose_reads_join_its_subclasses(world: AsyncWor
         committing = asyncio.create_task(session.commit())
         await waiting(world)
         await mover.commit()
-        world.taken()
         await committing
-    assert world.taken() == {"tricks:5"}
+    assert {"tricks:5"} in [set(event.names) for event in world.told]
 
 
 async def test_a_class_whose_reads_join_its_subclasses(world: AsyncWorld) -> None:

@@ -20,6 +20,7 @@ from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import InstanceState, Session, SessionTransaction
 
 from neverstale.core.keys import check_tag
@@ -187,8 +188,14 @@ class Tracker:
         name = "commit_twophase" if self.session.twophase else "commit"
         for connection, watched in self._connections.items():
             if watched is None:
-                event.listen(connection, name, self._sending)
-                self._connections[connection] = name
+                try:
+                    event.listen(connection, name, self._sending)
+                except (
+                    InvalidRequestError
+                ):  # SQLAlchemy 2.0, of an engine with execution options: then as if it had
+                    self._sent = True
+                else:
+                    self._connections[connection] = name
 
     def _sending(self, *_: Any) -> None:
         self._sent = True
