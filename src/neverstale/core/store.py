@@ -16,8 +16,9 @@ from .policy import Memory, tag_ttl
 __all__ = ["STAMP_ID_BYTES", "build", "enlist", "store"]
 
 STAMP_ID_BYTES: Final = 10
-#: Between claiming and filling is one round trip; whoever takes longer has given up.
-_CLAIM_MS: Final = 1000
+#: Between claiming and filling is one round trip, and on a machine that is short of time perhaps seconds. Of a process
+#: that is killed in between, readers wait no longer for the claim than they wait for any lease by default.
+_CLAIM_MS: Final = 5000
 #: More for each entry that is set: thousands take a busy machine 0.3 ms each to claim, build and send.
 _CLAIM_MS_EACH: Final = 1
 
