@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from random import Random
 from typing import Any
@@ -18,22 +19,25 @@ from tests.orm.models import Category, Label, Product, Review, product_labels
 from tests.orm.random_writes import transaction
 from tests.orm.test_transactions import OF_ONE, product
 
+WAYS = ["engine", "option", "driver"]
+if "execution_options" in Session.__init__.__code__.co_varnames:  # SQLAlchemy 2.1
+    WAYS.append("session")
 
-@pytest.fixture(params=["engine", "option", "session", "driver"])
+
+@pytest.fixture(params=WAYS)
 async def autocommit(request: pytest.FixtureRequest, world: World) -> AsyncIterator[None]:
     """Put the sessions of `world` into AUTOCOMMIT, in every way that there is."""
     make: Any = create_engine if isinstance(world, SyncWorld) else create_async_engine
     level = {"isolation_level": "AUTOCOMMIT"}
-    engine = made = make(world.engine.url, **(level if request.param == "engine" else {}))
-    if request.param == "option":
+    way = request.param
+    if way == "driver" and world.engine.dialect.name == "sqlite" and sys.version_info < (3, 12):
+        way = "engine"  # SQLite's driver can only be told since Python 3.12
+    engine = made = make(world.engine.url, **(level if way == "engine" else {}))
+    if way == "option":
         engine = engine.execution_options(**level)
-    elif request.param == "session":
+    elif way == "session":
         world.maker.configure(execution_options=level)
-        if "execution_options" not in Session.__init__.__code__.co_varnames:
-            pytest.skip("not in this release of SQLAlchemy")
-    elif request.param == "driver":
-        if world.engine.dialect.name == "sqlite":
-            pytest.skip("only Python 3.12 and later have it")
+    elif way == "driver":
         event.listen(engine.sync_engine, "connect", lambda raw, _record: setattr(raw, "autocommit", True))
     world.maker.configure(bind=engine)
     yield

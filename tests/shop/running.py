@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import asyncpg
 import httpx
 
-from neverstale.testing.processes import free_port, spawn, wait_until
+from neverstale.testing.processes import spawn, wait_until
 from neverstale.testing.servers import PostgresServer
 
 ROOT = Path(__file__).parents[2]
@@ -89,13 +90,13 @@ class RunningShop:
         self.database_url = database_url
         self.cached = redis_url is not None
         self.namespace = namespace or f"test-{os.getpid()}-{next(_numbers)}"
-        self.port = free_port()
-        self.base_url = f"http://127.0.0.1:{self.port}"
-        self.log = Path(tempfile.gettempdir()) / f"shop-test-{os.getpid()}-{self.port}.log"
+        self.port, self.base_url = 0, ""
+        self.log = Path(tempfile.gettempdir()) / f"shop-test-{os.getpid()}-{next(_numbers)}.log"
         self._clients = ExitStack()
         self._admin: httpx.Client | None = None
         self._process = spawn(
-            [sys.executable, "-m", module, "serve", "--port", str(self.port), "--workers", str(workers)],
+            # Any free port: one that was chosen here might be another's by the time that the shop is up.
+            [sys.executable, "-m", module, "serve", "--port", "0", "--workers", str(workers)],
             self.log,
             env=environment(
                 DATABASE_URL=database_url,
@@ -106,13 +107,17 @@ class RunningShop:
             ),
         )
         try:
-            wait_until(self._is_up, f"shop on {self.port}")
+            wait_until(self._is_up, "a shop")
         except BaseException:
             self.stop()
             raise
 
     def _is_up(self) -> bool:
         assert self._process.poll() is None, self.log.read_text()
+        told = re.search(r"open at (http://\S+:(\d+)) ", self.log.read_text())
+        if told is None:
+            return False
+        self.base_url, self.port = told[1], int(told[2])
         try:
             return httpx.get(f"{self.base_url}/health").status_code == 200
         except httpx.TransportError:
