@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
+from starlette.middleware.gzip import GZipMiddleware
 
 from neverstale import AsyncCache, UsageError
 from neverstale.responses.keys import answer_key
@@ -181,12 +182,25 @@ class TestRules:
         assert site.api.stats()["api:"].stale_hits == 1
 
     async def test_head(self, make: Make) -> None:
-        """HEAD is answered from GET, and leaves what GET can use."""
+        """HEAD is answered from GET, with the body that the server leaves out, and leaves what GET can use."""
         site = make(numbered(), self.RULES)
         head = await ask(site.app, "/api/products", "HEAD")
         whole = await ask(site.app, "/api/products")
-        assert (head.body, head.get("content-length")) == (b"", str(len(whole.body)))
+        assert (head.body, head.get("content-length")) == (whole.body, str(len(whole.body)))
         assert (whole.hit, site.calls, site.handler.asked[0].method) == (True, 1, "GET")
+
+    @pytest.mark.parametrize("accepted", ["gzip", "identity"])
+    async def test_head_is_compressed_as_get_is(self, make: Make, accepted: str) -> None:
+        """GZip around the cache makes the same headers of both, for it makes them of the body."""
+        site = make(lambda _: answer("long " * 200), self.RULES)
+        packing = GZipMiddleware(site.app)
+        for _ in range(2):
+            head, whole = [
+                await ask(packing, "/api/products", method, [("accept-encoding", accepted)])
+                for method in ("HEAD", "GET")
+            ]
+            for name in ("content-encoding", "content-length", "vary"):
+                assert head.get(name) == whole.get(name)
 
     async def test_counters(self, make: Make) -> None:
         """Hits, misses and loads are counted under the prefix."""
@@ -403,9 +417,9 @@ class TestHeaders:
         site = make(numbered(FRESH))
         await ask(site.app, "/a", "HEAD")
         assert site.handler.asked[0].method == "HEAD"
-        await ask(site.app, "/a")
+        whole = await ask(site.app, "/a")
         head = await ask(site.app, "/a", "HEAD")
-        assert (head.hit, head.body, site.calls) == (True, b"", 2)
+        assert (head.hit, head.body, site.calls) == (True, whole.body, 2)
 
     async def test_made_date_settles(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """A made Last-Modified is not shown before it can be no other answer's, and matches only exactly."""
