@@ -47,9 +47,16 @@ class KeptFiles(StaticFiles):
         return response
 
 
-def configure_logging() -> None:
-    """Write warnings and errors to stderr, each on a line of its own; leaves what is configured already."""
+def configure_logging(level: str = "WARNING") -> None:
+    """Write to stderr, each event on a line of its own; leaves what is configured already.
+
+    Arguments:
+        level: of the shop and its cache, whose every invalidation is an INFO. Of the rest warnings and errors are
+            written.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("shop", "neverstale"):
+        logging.getLogger(name).setLevel(level)
 
 
 def _cache(scope: MutableMapping[str, Any]) -> AsyncCache | None:
@@ -59,9 +66,9 @@ def _cache(scope: MutableMapping[str, Any]) -> AsyncCache | None:
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the shop; settings come from the environment unless they are given."""
-    if settings is None:
-        configure_logging()
     chosen = settings or Settings.from_env()
+    if settings is None:
+        configure_logging(chosen.log_level)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

@@ -10,7 +10,6 @@
 | `stats` | the dashboard's figures | `orders`, `products`, `reviews`, `users` |
 | `sales:<from>:<to>:<by>` | a sales report that includes the running day | `orders`; by product: `deletions` |
 | `sales:<from>:<to>:<by>` | one of days that are over | `past-orders`; by product: `deletions` |
-
 | `GET:/api/products?...` | the JSON of a list | `products` |
 | `GET:/api/products/<id>` | that of a product | `product:<id>` |
 | `GET:/api/categories` | that of the categories | `categories` |
@@ -25,7 +24,7 @@ order for example. So the answer is the success that it is, with a `Warning` hea
 for how long (the pages of the catalogue; figures are for administrators, and reports of past days live longer); the
 failure is logged as an error, and the invalidation is tried again in the background until it
 works or everything that it concerned has expired. (While Redis is away nobody reads old entries either: reads go to the
-database.) What this cannot cover is a process that dies in between; an outbox in the database will.
+database.) What this cannot cover is a process that dies in between.
 """
 
 from __future__ import annotations
@@ -147,15 +146,11 @@ class CachedCatalog:
 
     @classmethod
     async def open(cls, db: Database, settings: Settings, *, writes: bool = True) -> CachedCatalog:
-        """Make the catalogue; connects to nothing yet.
-
-        The namespace has the database's own id in it: two shops on one Redis must not show each other's goods. A copy
-        of a database has the same id: on the same Redis give it another namespace by `NEVERSTALE_NAMESPACE`.
-        """
+        """Make the catalogue; connects to nothing yet."""
         if not settings.cache_enabled:
             return cls(db, None)
-        namespace = settings.namespace or f"shop-{await db.fact('id')}"
-        return cls(db, AsyncCache(_options(settings, namespace), prefix=PREFIX), writes=writes)
+        options = _options(settings, await namespace_of(db, settings))
+        return cls(db, AsyncCache(options, prefix=PREFIX), writes=writes)
 
     @property
     def cache(self) -> AsyncCache | None:
@@ -264,6 +259,15 @@ class CachedCatalog:
             await self._following.retrier.close()
         if self._cache is not None:
             await self._cache.close()
+
+
+async def namespace_of(db: Database, settings: Settings) -> str:
+    """Return what all keys of a shop begin with.
+
+    It has the database's own id in it: two shops on one Redis must not show each other's goods. A copy of a database
+    has the same id: on the same Redis give it another namespace by `NEVERSTALE_NAMESPACE`.
+    """
+    return settings.namespace or f"shop-{await db.fact('id')}"
 
 
 def check(settings: Settings) -> None:

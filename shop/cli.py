@@ -128,10 +128,10 @@ def serve(
     """Serve the shop (DATABASE_URL, REDIS_URL, CACHE_ENABLED, SHOP_ADMIN_PASSWORD)."""
     settings = _settings()
     with _database_errors():
-        asyncio.run(_check(settings))
+        namespace = asyncio.run(_check(settings))
     listening = _listen(host, port)
     place = f"http://{host}:{listening.getsockname()[1]}"
-    cache = "with the cache" if settings.cache_enabled else "without a cache"
+    cache = f"with the cache, namespace {namespace}" if settings.cache_enabled else "without a cache"
     out.print(f"Wayside is open at {place} ({cache}); Ctrl-C closes it.", highlight=False, soft_wrap=True)
     with _figures_of_workers(workers):
         _serve(listening, workers)
@@ -176,12 +176,15 @@ def _figures_of_workers(workers: int) -> Iterator[None]:
             del os.environ[_PLACE]
 
 
-async def _check(settings: Settings) -> None:
-    """Find out before any worker starts whether there is a shop to serve."""
+async def _check(settings: Settings) -> str:
+    """Find out before any worker starts whether there is a shop to serve; return its namespace in Redis."""
     db = Database(settings.database_url)
     try:
+        if not db.exists():
+            _fail(f"there is no database {db.url.database}; make one with: python -m shop seed")
         if await seeded_as(db) is None:
             _fail("there is no shop in this database yet; fill it with: python -m shop seed")
+        return await caching.namespace_of(db, settings)
     finally:
         await db.close()
 
@@ -256,11 +259,11 @@ async def _warm(
         if not resume:
             await position.clear()
         with _progress(err) as bar:
-            task = bar.add_task("warming", total=len(found))
+            task = bar.add_task("warming", total=None)
             warmer = Warmer(
                 found,
                 position=position,
-                progress=lambda summary: bar.update(task, completed=summary.finished),
+                progress=lambda told: bar.update(task, total=told.total, completed=told.finished),
                 **limits,
             )
             with ending_on_ctrl_c(warmer):

@@ -21,11 +21,13 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda _number, _frame: sys.exit(0))
 
 import argparse
+import asyncio
 import contextlib
 import errno
 import logging
 import os
 import secrets
+import shlex
 import socket
 import subprocess
 import time
@@ -34,11 +36,15 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from neverstale.testing.servers import RedisServer
 
 # How long the shop may take to leave by itself: uvicorn lets requests finish.
 GRACE = 10.0
 START_LIMIT = 60.0
+WATCH_EVERY = 1.0
 # Enough for every product page of the demo; above it the least recently used entries go.
 REDIS_OPTIONS = ("--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru")
 ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -72,6 +78,7 @@ class Demo:
         self._small = small
         self._state = state.absolute()
         self._environ = dict(environ)
+        self._server: RedisServer | None = None
         self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Demo:
@@ -104,17 +111,47 @@ class Demo:
         say(
             f"  The cache:      http://localhost:{self._port}/cache/, token {self._environ['SHOP_CACHE_TOKEN']}"
         )
+        say(f"  In a terminal:  {self._variables()} {Path(sys.executable).parent / 'neverstale'} top")
         say("  To end it:      Ctrl-C\n")
-        status = shop.wait()
-        raise Trouble(f"the shop ended by itself, with status {status}")
+        raise Trouble(f"the shop ended by itself, with status {self._watch(shop)}")
+
+    def _watch(self, shop: subprocess.Popen[bytes]) -> int:
+        """Wait for the end of the shop, and say so should its Redis end before: the shop goes on without."""
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return shop.wait(WATCH_EVERY)
+            if self._server is not None and not self._server.running:
+                self._server = None
+                say(
+                    "demo: its Redis has ended; the shop serves on without a cache. Another start gives it a new one."
+                )
+
+    def _variables(self) -> str:
+        """Return what tells the command `neverstale` which cache it is: `NAME=value NAME=value`."""
+        from .caching import namespace_of
+        from .db import Database
+        from .settings import Settings
+
+        async def namespace() -> str:
+            settings = Settings.from_env(self._environ)
+            db = Database(settings.database_url)
+            try:
+                return await namespace_of(db, settings)
+            finally:
+                await db.close()
+
+        # A URL that the user has set may have a password, and they know it.
+        given = [f"REDIS_URL={self._server.url}"] if self._server is not None else []
+        return shlex.join([*given, f"NEVERSTALE_NAMESPACE={asyncio.run(namespace())}"])
 
     def _claim_port(self) -> None:
-        """Find out now, and not after a minute of filling the database, that the port is taken."""
+        """Find out now, and not after a minute of filling the database, that the port is taken; 0 is any free one."""
         with socket.socket() as probe:
             # As the server itself will do: a port that is merely cooling down is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", self._port))
+                self._port = probe.getsockname()[1]
             except PermissionError as error:
                 raise Trouble(f"port {self._port} is not for ordinary users: {another(8000)}") from error
             except OSError as error:
@@ -147,7 +184,7 @@ class Demo:
         if binary is None:
             raise Trouble("there is no Redis server: apt-get install redis-server, or set REDIS_URL")
         try:
-            server = RedisServer.start(binary, *REDIS_OPTIONS, unixsocket=False)
+            server = self._server = RedisServer.start(binary, *REDIS_OPTIONS, unixsocket=False)
         except ServerError as error:
             raise Trouble(str(error)) from error
         self._exit.callback(server.stop)
@@ -250,8 +287,8 @@ def arguments() -> argparse.Namespace:
 
 
 def port_number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 1 to 65535")
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 1 to 65535, or 0 for any free one")
     return int(text)
 
 

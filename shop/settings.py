@@ -12,6 +12,7 @@ DEFAULT_DATABASE = "sqlite:///.demo/shop.db"
 DEFAULT_REDIS = "redis://localhost:6379"
 _YES = {"1", "true", "yes", "on"}
 _NO = {"0", "false", "no", "off"}
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class SettingsError(ValueError):
@@ -33,6 +34,7 @@ class Settings:
     version: int | None = None
     cache_token: str | None = field(default=None, repr=False)
     metrics_token: str | None = field(default=None, repr=False)
+    log_level: str = "INFO"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -40,7 +42,8 @@ class Settings:
 
         `DATABASE_URL`, `REDIS_URL`, `CACHE_ENABLED`; `SHOP_ADMIN_PASSWORD`; `NEVERSTALE_NAMESPACE` and
         `NEVERSTALE_VERSION` instead of the database's and the code's own; `SHOP_CACHE_TOKEN` and
-        `SHOP_METRICS_TOKEN` (operating.py says what they open).
+        `SHOP_METRICS_TOKEN` (operating.py says what they open); `SHOP_LOG_LEVEL` (with INFO, which it is, every
+        invalidation has its line).
 
         An empty variable counts as one that is not set. Raises `SettingsError` for a value that is not allowed.
         """
@@ -53,6 +56,7 @@ class Settings:
             version=_number("NEVERSTALE_VERSION", environ.get("NEVERSTALE_VERSION") or None),
             cache_token=_token("SHOP_CACHE_TOKEN", environ.get("SHOP_CACHE_TOKEN") or None),
             metrics_token=_token("SHOP_METRICS_TOKEN", environ.get("SHOP_METRICS_TOKEN") or None),
+            log_level=_level("SHOP_LOG_LEVEL", environ.get("SHOP_LOG_LEVEL") or "INFO"),
         )
 
 
@@ -76,6 +80,12 @@ def _token(name: str, value: str | None) -> str | None:
     if value is not None and len(value) < 16:
         raise SettingsError(f"{name} has {len(value)} characters; allowed are 16 or more")
     return value
+
+
+def _level(name: str, value: str) -> str:
+    if value.upper() not in _LEVELS:
+        raise SettingsError(f"{name} is {value!r}; allowed are {', '.join(_LEVELS)}")
+    return value.upper()
 
 
 def _password(value: str | None) -> str | None:

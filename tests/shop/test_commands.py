@@ -44,6 +44,8 @@ def test_taken_port_is_one_line(new_database: Callable[[str], str]) -> None:
         ("CACHE_ENABLED", "maybe", "CACHE_ENABLED is 'maybe'; allowed are"),
         ("SHOP_ADMIN_PASSWORD", "short", "SHOP_ADMIN_PASSWORD has 5 characters; allowed are 8 to 128"),
         ("REDIS_URL", "http://localhost", "REDIS_URL"),
+        ("SHOP_LOG_LEVEL", "loud", "SHOP_LOG_LEVEL is 'loud'; allowed are DEBUG, INFO, WARNING, ERROR"),
+        ("DATABASE_URL", "sqlite:////nowhere/shop.db", "there is no database /nowhere/shop.db"),
     ],
 )
 def test_wrong_settings_are_one_line(
