@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -139,6 +143,27 @@ async def test_every_kind_of_key_has_its_recipe(sqlite_template: Any, redis_serv
         stored = {each.decode().removeprefix("test-recipes:v1:") for each in redis.keys("test-recipes:v1:*")}
     # The very entries, not others beside them.
     assert [key for key in keys if key not in stored] == []
+
+
+def test_progress_comes_to_its_end(cached_shop: RunningShop, redis_server: RedisServer) -> None:
+    """What two of the lists name is one job, so the bar ends at as many as there are."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        found = environment(
+            DATABASE_URL=cached_shop.database_url,
+            REDIS_URL=redis_server.url,
+            NEVERSTALE_NAMESPACE=cached_shop.namespace,
+            TERM="xterm-256color",
+        )
+        os.execve(sys.executable, [sys.executable, "-m", "shop", "warm", "--products", "5"], found)
+    seen = b""
+    with suppress(OSError):  # what Linux says at the end of a terminal
+        while read := os.read(terminal, 65536):
+            seen += read
+    os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0, seen
+    done, total = re.findall(rb"(\d+)/(\d+)", seen)[-1]
+    assert done == total
 
 
 def test_library_command(cached_shop: RunningShop, redis_server: RedisServer) -> None:
