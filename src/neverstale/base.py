@@ -31,6 +31,7 @@ from neverstale.events import Events
 from neverstale.hot import Hot, gap
 from neverstale.lifetime import Lifetime
 from neverstale.limits import Limits
+from neverstale.metrics.removed import Removed
 from neverstale.metrics.reporter import Reporter
 from neverstale.receipt import Receipt
 from neverstale.sealing import ValueSealer
@@ -79,8 +80,10 @@ class Shared:
     counters: dict[str, Counters]
     hot: Hot = field(default_factory=Hot)
     reporter: Reporter = field(init=False)
+    removed: Removed = field(init=False)
 
     def __post_init__(self) -> None:
+        self.removed = Removed(self.settings, self.counters)
         self.reporter = Reporter(self.settings, self.announcer, self.counters, self.hot)
 
 
@@ -310,7 +313,6 @@ class BaseCache:
 
     def _invalidated(self, receipt: Receipt) -> Receipt:
         self._counters.invalidations += 1
-        self._counters.removed += receipt.removed
         return receipt
 
 
@@ -336,6 +338,6 @@ def milliseconds(name: str, value: object) -> int:
             f"{name} is a number of seconds or a timedelta, not {type(value).__name__}: {value!r}"
         )
     if not 0 < seconds < math.inf:
-        raise UsageError(f"{name} is longer than nothing and not endless: {value!r}")
+        raise UsageError(f"{name} must be above 0 and finite, not {value!r}")
     # What is shorter than Redis can tell lives as short as it can.
     return max(1, round(min(seconds, 1e9) * 1000))

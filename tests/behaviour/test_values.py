@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -378,8 +379,9 @@ async def test_a_ttl_of_any_length_is_capped(face: Face, server: Server) -> None
 async def test_a_wrong_ttl_is_found_on_a_hit_as_well(face: Face) -> None:
     """A wrong TTL does not wait for the first miss to be found."""
     await face.set_json("k", 1)
-    with pytest.raises(UsageError, match="ttl"):
-        await face.get_or_load("k", face.loader(1), ttl=-1)
+    for wrong in (-1, 0, math.inf):
+        with pytest.raises(UsageError, match=f"ttl must be above 0 and finite, not {wrong}"):
+            await face.get_or_load("k", face.loader(1), ttl=wrong)
 
 
 async def test_what_has_expired_is_gone(face: Face) -> None:
