@@ -31,6 +31,24 @@ class TestStatus:
         more = [word for code in known for word in ("--ignore", code)]
         assert command("doctor", "--strict", *accepted, *more).status == 0
 
+    def test_wrong_namespace(self, command: Command, cache: Cache) -> None:
+        """A namespace with nothing in it, beside one that has, is no clean bill."""
+        cache.set("a", "x")
+        assert "nothing-found" not in [each["code"] for each in command("doctor").json["findings"]]
+        ran = command("--namespace", "other", "doctor", "--strict")
+        assert ran.status == 1
+        (found,) = [each for each in ran.json["findings"] if each["code"] == "nothing-found"]
+        assert (found["severity"], found["what"]) == (
+            "warning",
+            "none of 1 key is of the namespace 'other'; seen: 'shop'",
+        )
+
+    def test_unknown_code(self, command: Command) -> None:
+        """A code to be ignored that no finding has is wrong usage, not a job that goes on failing."""
+        ran = command("doctor", "--ignore", "maxmemory-unsett")
+        assert (ran.status, ran.out) == (2, "")
+        assert "did you mean 'maxmemory-unset'" in ran.err
+
     @pytest.mark.plants_keys
     def test_errors(self, command: Command, redis_server: RedisServer) -> None:
         """A key without a TTL is 1."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import neverstale.doctor
-from neverstale.doctor.findings import ORDER
+from neverstale.doctor.findings import CODES, ORDER
 
 SOURCE = Path(neverstale.doctor.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
@@ -35,3 +35,8 @@ def test_findings_are_documented() -> None:
     )
     assert len(set(codes())) > 40
     assert named == set(codes())
+
+
+def test_all_codes_are_known() -> None:
+    """The list that --ignore is held against has every finding, and no other."""
+    assert set(codes()) == CODES

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from neverstale import Cache
+from neverstale import Cache, UsageError
 from neverstale.core.calls import Enlist
 from neverstale.core.commands import Together
-from neverstale.doctor import Scan, examine, mend, mendable
+from neverstale.doctor import Scan, elsewhere, examine, mend, mendable
 from neverstale.doctor import scan as scanning
 from neverstale.doctor.nodes import nodes_of
 from neverstale.doctor.scan import Scanner
@@ -302,3 +303,95 @@ class TestManners:
         finally:
             done.set()
             writer.join()
+
+
+class TestNothingFound:
+    def test_another_namespace(self, server: Server, make_cache: MakeCache) -> None:
+        """A namespace with nothing in it, beside others, is a warning that names them, on every kind of server."""
+        make_cache(server.url, namespace="shop-1").set("a", "x", tags=["t"])
+        make_cache(server.url, namespace="blog").set("b", "x")
+        make_cache(server.url, namespace="").set("c", "x")
+        server.client().set("elsewhere:of:another:program", "x", ex=60)
+        report = examine(make_cache(server.url, namespace="other"), rate=0)
+        found = finding(report, "nothing-found")
+        assert found.severity == "warning"
+        assert re.fullmatch(
+            r"none of \d+ keys is of the namespace 'other'; seen: no namespace, 'blog', 'shop-1'", found.what
+        )
+        assert report.scan is not None
+        assert report.scan.as_dict()["namespaces_seen"] == ["", "blog", "shop-1"]
+
+    def test_without_a_namespace(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """The namespace that was forgotten is named."""
+        make_cache(redis_server.url).set("a", "x")
+        found = finding(examine(make_cache(redis_server.url, namespace=""), rate=0), "nothing-found")
+        assert found.severity == "warning"
+        assert found.what == "none of 1 key is of a cache without a namespace; seen: 'shop'"
+
+    def test_many_namespaces(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """Of many namespaces a few are named."""
+        for number in range(20):
+            make_cache(redis_server.url, namespace=f"shop{number:02}").set("a", "x")
+        what = finding(examine(make_cache(redis_server.url, namespace="other"), rate=0), "nothing-found").what
+        assert what.endswith(", ...")
+        assert what.count("'shop") == 5
+
+    @pytest.mark.plants_keys
+    @pytest.mark.parametrize(
+        ("key", "what"),
+        [
+            (None, "Redis is empty: there was no key to look at"),
+            ("queue", "none of 1 key is of the namespace 'shop'"),
+            ("no spaces:v1:a", "none of 1 key is of the namespace 'shop'"),
+            ("shop:queue", "none of 1 key is an entry or a tag of the namespace 'shop'"),
+        ],
+    )
+    def test_nobody(
+        self, redis_server: RedisServer, make_cache: MakeCache, key: str | None, what: str
+    ) -> None:
+        """Where no cache has stored anything it is only to be known."""
+        if key:
+            redis_server.client().set(key, "x", ex=60)
+        found = finding(examine(make_cache(redis_server.url), rate=0), "nothing-found")
+        assert (found.severity, found.what) == ("notice", what)
+
+    def test_something(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """Where there is one key of the namespace nobody looks for others."""
+        make_cache(redis_server.url, namespace="blog").set("b", "x")
+        make_cache(redis_server.url, version=2).set("a", "x")
+        report = examine(make_cache(redis_server.url), rate=0)
+        assert "nothing-found" not in codes(report)
+        assert report.scan is not None
+        assert report.scan.elsewhere == []
+
+    def test_keeps_to_the_rate(
+        self, redis_server: RedisServer, make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The look at others' names pauses as the scan does, and ends after so many."""
+        make_cache(redis_server.url, namespace="blog").set_many({str(each): "x" for each in range(3000)})
+        (node,) = nodes_of(make_cache(redis_server.url)._connections)
+        monkeypatch.setattr(elsewhere, "_ENOUGH", 2000)
+        pauses: list[float] = []
+        assert elsewhere.namespaces_on(node, rate=100, sleep=pauses.append) == {"blog"}
+        # 500 keys a step: after the fourth it has seen enough.
+        assert pauses == pytest.approx([5, 10, 15], abs=4)
+
+
+class TestIgnore:
+    @pytest.mark.parametrize(
+        ("code", "said"),
+        [
+            ("no-tll", "'no-ttl'"),
+            ("maxmemory", "'maxmemory-unset'"),
+            ("xyz", "docs/doctor.md"),
+        ],
+    )
+    def test_unknown(self, redis_server: RedisServer, make_cache: MakeCache, code: str, said: str) -> None:
+        """A code that no finding has is refused, with those that are like it."""
+        with pytest.raises(UsageError, match=f"no finding has the code '{code}': .*{said}"):
+            examine(make_cache(redis_server.url), ignore=["no-ttl", code])
+
+    def test_a_string(self, redis_server: RedisServer, make_cache: MakeCache) -> None:
+        """One string is no list of codes."""
+        with pytest.raises(UsageError, match=r"write ignore=\['no-ttl'\]"):
+            examine(make_cache(redis_server.url), ignore="no-ttl")

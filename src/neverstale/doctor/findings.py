@@ -2,15 +2,71 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-__all__ = ["ORDER", "Finding", "Severity", "exit_status", "merged"]
+from neverstale.errors import UsageError
+
+__all__ = ["CODES", "ORDER", "Finding", "Severity", "exit_status", "known", "merged"]
 
 Severity = Literal["error", "warning", "notice"]
 ORDER: Final[dict[Severity, int]] = {"error": 0, "warning": 1, "notice": 2}
+#: Every finding that there is, by its code.
+CODES: Final = frozenset(
+    (
+        "clock",
+        "clocks-differ",
+        "closes-idle-connections",
+        "cluster-down",
+        "dangerous-commands",
+        "evicts-at-random",
+        "evicts-leases",
+        "evicts-stamps",
+        "foreign-keys",
+        "fragmented",
+        "keyspace-notifications",
+        "latency",
+        "loading",
+        "long-node-timeout",
+        "many-clients",
+        "maxmemory-unset",
+        "mixed-versions",
+        "nearly-full",
+        "no-keepalive",
+        "no-password",
+        "no-replica",
+        "no-tls",
+        "no-ttl",
+        "no-ttl-foreign",
+        "node-failed",
+        "noeviction",
+        "not-asked",
+        "not-ours-inside",
+        "not-served",
+        "nothing-found",
+        "old-server",
+        "only-the-cache-gives-way",
+        "orphans",
+        "other-version",
+        "persistent",
+        "reads-when-down",
+        "rejected-clients",
+        "replica-cut-off",
+        "replica-lag",
+        "scan-incomplete",
+        "slots-moving",
+        "slow-commands",
+        "small-pubsub-buffer",
+        "stops-for-others",
+        "swapped",
+        "ttl-above-a-day",
+        "unreachable",
+        "writes-stopped",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +109,18 @@ def _one(alike: list[Finding]) -> Finding:
     where = tuple(dict.fromkeys(node for each in alike for node in each.where))
     others = len({each.what for each in alike}) - 1
     return replace(first, what=first.what + (f" (and {others} like it)" if others else ""), where=where)
+
+
+def known(codes: Iterable[str]) -> frozenset[str]:
+    """Return codes that are to be ignored; raises `UsageError` for one that no finding has."""
+    if isinstance(codes, str):
+        raise UsageError(f"ignore is a list of codes, not one string: write ignore=[{codes!r}]")
+    wanted = frozenset(codes)
+    for code in sorted(wanted - CODES):
+        near = difflib.get_close_matches(code, sorted(CODES))
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "docs/doctor.md has them all"
+        raise UsageError(f"no finding has the code {code!r}: {hint}")
+    return wanted
 
 
 def exit_status(findings: Iterable[Finding], *, strict: bool) -> int:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from neverstale.core.keys import escape_glob
 
-__all__ = ["Kind", "Name", "Names"]
+__all__ = ["Kind", "Name", "Names", "namespace_of"]
 
 _TAG = re.compile(r"cache:tag:\{([^{}]*)\}(:stamp)?")
 _ENTRY = re.compile(r"v([0-9]{1,6}):(.*)", re.DOTALL)
+_SPACE = re.compile("[A-Za-z0-9_.-]{1,64}")  # as the settings allow it
 _CODED = {"%25": "%", "%7B": "{", "%7D": "}"}
 
 
@@ -71,3 +72,13 @@ class Names:
             return Name(Kind.ENTRY, key, int(entry[1]), f"{head}:" if colon else "")
         # Without a namespace everything else belongs to whoever shares the database.
         return Name(Kind.FOREIGN if self._space else Kind.OUTSIDE, text)
+
+
+def namespace_of(raw: bytes) -> str | None:
+    """Return the namespace of what looks like an entry or a tag of any cache, "" for none; None for anything else."""
+    text = raw.decode(errors="backslashreplace")
+    space, _, rest = text.partition(":")
+    for namespace, own in (("", text), (space, rest)):
+        if _TAG.fullmatch(own) or _ENTRY.fullmatch(own):
+            return namespace if not namespace or _SPACE.fullmatch(namespace) else None
+    return None

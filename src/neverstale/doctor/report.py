@@ -10,8 +10,9 @@ from neverstale.cache import Cache
 from neverstale.errors import RedisUnavailable
 
 from .checks import check_node
+from .elsewhere import MOST
 from .facts import Facts, gather
-from .findings import Finding, merged
+from .findings import Finding, known, merged
 from .names import Kind
 from .nodes import Node, nodes_of
 from .scan import Plain, Scan, Scanner, shown
@@ -79,7 +80,9 @@ def examine(
 
     Raises:
         RedisUnavailable: no node answers.
+        UsageError: there is no such finding as one of `ignore`.
     """
+    accepted = known(ignore)
     settings = cache.settings
     nodes = nodes_of(cache._connections, replicas=True)
     facts = [gather(node, settings.namespace, is_cluster=settings.mode == "cluster") for node in nodes]
@@ -98,7 +101,6 @@ def examine(
     findings += check_all(facts)
     if found is not None:
         findings += _check_scan(found, settings.version, settings.namespace)
-    accepted = set(ignore)
     kept = [finding for finding in merged(findings) if finding.code not in accepted]
     return Report(settings.namespace, settings.version, facts, found, kept, primaries)
 
@@ -113,6 +115,8 @@ def _check_scan(scan: Scan, version: int, namespace: str) -> Iterator[Finding]:
             "Run it again when the node answers. A cluster that has lost a node answers again after its failover.",
             where=(node,),
         )
+    if not scan.own and not scan.failed:
+        yield _nothing(scan, namespace)
     ours = [each for each in scan.lasting if each.name.kind is not Kind.FOREIGN]
     foreign = [each for each in scan.lasting if each.name.kind is Kind.FOREIGN]
     if ours:
@@ -196,6 +200,28 @@ def _check_scan(scan: Scan, version: int, namespace: str) -> Iterator[Finding]:
             else "What it tells is missing here.",
             "Run the doctor as a user who may ask, if there is one: --url.",
         )
+
+
+def _nothing(scan: Scan, namespace: str) -> Finding:
+    """Say that nothing of the cache is there; only where others' caches are is it likely to be a mistake."""
+    whose = f"the namespace {namespace!r}" if namespace else "a cache without a namespace"
+    if not scan.expected and not scan.elsewhere and "DBSIZE" not in scan.refused:
+        what = "Redis is empty: there was no key to look at"
+    else:
+        of = f"none of {_count(scan.expected, 'key')}" if scan.expected else "no key"
+        what = f"{of} is {'of ' if not scan.keys else 'an entry or a tag of '}{whose}"
+    if scan.elsewhere:
+        seen = [repr(each) if each else "no namespace" for each in scan.elsewhere[:MOST]]
+        what += f"; seen: {', '.join(seen)}{', ...' if len(scan.elsewhere) > MOST else ''}"
+    return Finding(
+        "warning" if scan.elsewhere else "notice",
+        "nothing-found",
+        what,
+        "So nothing is said here of the keys of your cache."
+        if scan.elsewhere
+        else "Nothing is said here of keys; right if nothing was cached yet.",
+        "Give the application's namespace and Redis: NEVERSTALE_NAMESPACE and REDIS_URL, or --namespace and --url.",
+    )
 
 
 def _count(number: int, what: str, plural: str = "") -> str:

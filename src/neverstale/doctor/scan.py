@@ -31,6 +31,7 @@ from neverstale.drive.connection import REDIS_ERRORS, unavailable
 from neverstale.errors import RedisUnavailable
 from neverstale.lifetime import DAY_MS
 
+from .elsewhere import namespaces_on
 from .members import MemberSample, sample_members
 from .names import Kind, Name, Names
 from .nodes import Node
@@ -124,6 +125,7 @@ class Scan:
         members: what became of the members of tags.
         refused: commands that were refused, with the reason.
         failed: nodes that did not answer to the end, with the reason.
+        elsewhere: where nothing of the cache was found, namespaces that keys were seen of; "" is that of none.
         complete: whether it came to its end, on every node.
     """
 
@@ -148,12 +150,19 @@ class Scan:
     members: MemberSample = field(default_factory=MemberSample)
     refused: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    elsewhere: list[str] = field(default_factory=list)
     complete: bool = False
 
     @property
     def keys(self) -> int:
         """How many keys of the namespace were found."""
         return sum(group.keys for name, group in self.kinds.items() if name != Kind.OUTSIDE.value)
+
+    @property
+    def own(self) -> int:
+        """How many of them are the cache's by their names."""
+        theirs = self.kinds.get(Kind.FOREIGN.value)
+        return self.keys - (theirs.keys if theirs else 0)
 
     def as_dict(self, most: int = 20) -> dict[str, Any]:
         """What is told of it; of tags the `most` that take most."""
@@ -177,6 +186,7 @@ class Scan:
             "tag_members": self.members.as_dict(),
             "refused": self.refused,
             "failed": self.failed,
+            "namespaces_seen": self.elsewhere,
         }
 
 
@@ -242,11 +252,21 @@ class Scanner:
                 with self._failing(node):
                     for names in self._walk(node, began):
                         self._look_at(node, names)
+            if not self.found.own:
+                self._look_around()
             self.found.complete = not self.found.failed
         finally:
             self.found.seconds = time.monotonic() - began
             self.found.biggest = [Big(*each) for each in sorted(self._top, reverse=True)]
         return self.found
+
+    def _look_around(self) -> None:
+        seen: set[str] = set()
+        for node in self._nodes:
+            with self._failing(node):
+                seen |= namespaces_on(node, rate=self._rate, sleep=self._sleep)
+        # One that came since is this cache's own.
+        self.found.elsewhere = sorted(seen - {self._cache.settings.namespace})
 
     @contextmanager
     def _failing(self, node: Node) -> Iterator[None]:
