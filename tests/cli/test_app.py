@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib import metadata
 
 import pytest
 from rich.console import Console
@@ -29,7 +29,7 @@ COMMANDS = ("ping", "stats", "top", "get", "keys", "invalidate", "clear", "docto
 class TestUsage:
     def test_is_installed(self) -> None:
         """`neverstale` is a command."""
-        (found,) = entry_points(group="console_scripts", name="neverstale")
+        (found,) = metadata.entry_points(group="console_scripts", name="neverstale")
         assert found.value == "neverstale.cli:main"
 
     @pytest.mark.parametrize("name", COMMANDS)
@@ -71,6 +71,43 @@ class TestUsage:
         assert (ran.status, ran.out) == (2, "")
         assert len(ran.err.splitlines()) == 1
         assert ran.err.startswith("neverstale: ")
+
+    @pytest.mark.parametrize(
+        ("arguments", "named", "meant"),
+        [
+            (["get"], "key", "neverstale get"),
+            (["get", "a", "--lim"], "--lim", "neverstale get"),
+            (["keys", "a", "b"], "b", "neverstale keys"),
+            (["invalidate", "tag"], "TAG", "neverstale invalidate tag"),
+            (["invalidate", "fly"], "fly", "neverstale invalidate"),
+            (["fly"], "fly", "neverstale"),
+            (["get", "a", "--url"], "--url", "neverstale"),
+        ],
+    )
+    def test_where_help_is(self, command: Command, arguments: list[str], named: str, meant: str) -> None:
+        """An error of usage names the help of the command that was meant, as a sentence of its own."""
+        said = command(*arguments).err
+        assert named.lower() in said.lower()
+        assert re.search(rf"[^.?!][.?!] Try '{meant} --help'\.\n$", said)
+
+    def test_release(self, command: Command) -> None:
+        """--version prints the release."""
+        ran = command("--version")
+        assert (ran.status, ran.out, ran.err) == (0, f"neverstale {metadata.version('neverstale')}\n", "")
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [["clear", "--version", "2"], ["--version", "2", "clear"], ["--version=2", "get", "a"]],
+    )
+    def test_release_is_not_the_version_of_what_is_cached(
+        self, command: Command, cache: Cache, arguments: list[str]
+    ) -> None:
+        """With anything else --version is refused, for --version-number is meant; nothing is done."""
+        cache.set("a", "x")
+        ran = command(*arguments)
+        assert (ran.status, ran.out) == (2, "")
+        assert "--version-number" in ran.err
+        assert cache.get("a") == "x"
 
     def test_nothing(self, command: Command) -> None:
         """Without a command there is help, and status 2."""

@@ -6,6 +6,7 @@ Every error is one line on standard error: no traceback, and no password, for `S
 from __future__ import annotations
 
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Final
 
 import typer
@@ -59,6 +60,15 @@ _GLOBAL: Final = {
 }
 
 
+def _release(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"neverstale {version('neverstale')}")
+        except PackageNotFoundError:
+            raise Refused("which release this is cannot be told: it is not installed", FOUND) from None
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
@@ -86,6 +96,10 @@ def options(
             "--json/--no-json", help="JSON, or tables, whatever it is written to.", show_default=False
         ),
     ] = None,
+    release: Annotated[
+        bool,
+        typer.Option("--version", help="Print the release of neverstale.", callback=_release, is_eager=True),
+    ] = False,
 ) -> None:
     given = {"url": url, "namespace": namespace, "version": version_number}
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -99,6 +113,7 @@ def run(arguments: list[str]) -> int:
         run(["--help"])
         return USAGE
     try:
+        _check_version(arguments)
         status: Any = app(_hoisted(arguments), prog_name="neverstale", standalone_mode=False)
         # An Exit inside of a command is what it returns here, or an exception, by the version of typer.
         return status if isinstance(status, int) else OK
@@ -127,12 +142,24 @@ def run(arguments: list[str]) -> int:
         if type(problem).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(f"{text}\n")
             return USAGE
-        return _say(f"{text} Try 'neverstale --help'." if text else "see 'neverstale --help'", USAGE)
+        # The command that was meant, as far as it was understood: "neverstale invalidate tag".
+        path = getattr(getattr(problem, "ctx", None), "command_path", "") or "neverstale"
+        stop = "" if text.endswith((".", "?", "!")) else "."
+        return _say(f"{text}{stop} Try '{path} --help'." if text else f"see '{path} --help'", USAGE)
 
 
 def _say(problem: object, status: int) -> int:
     sys.stderr.write(f"neverstale: {plain(' '.join(str(problem).split()))}\n")
     return status
+
+
+def _check_version(arguments: list[str]) -> None:
+    """Refuse `--version` beside anything else: whoever wrote `clear --version 2` meant what is cached."""
+    options_ = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if len(arguments) > 1 and any(each.partition("=")[0] == "--version" for each in options_):
+        raise Refused(
+            "--version prints the release, and stands alone; the version of what is cached is --version-number"
+        )
 
 
 def _hoisted(arguments: list[str]) -> list[str]:
@@ -146,7 +173,10 @@ def _hoisted(arguments: list[str]) -> list[str]:
         elif argument in _GLOBAL:
             front.append(argument)
             if _GLOBAL[argument]:
-                front += [value for value in [next(waiting, None)] if value is not None]
+                value = next(waiting, None)
+                if value is None:
+                    raise Refused(f"option {argument} needs a value. Try 'neverstale --help'.")
+                front.append(value)
         elif argument.partition("=")[0] in _GLOBAL and "=" in argument:
             front.append(argument)
         else:
