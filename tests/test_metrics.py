@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from neverstale import Cache, CounterSnapshot, UsageError
+from neverstale import Cache, CounterSnapshot, InvalidationError, UsageError
 from neverstale.counters import LOAD_BOUNDS, REDIS_BOUNDS, Counters
 from neverstale.metrics import exposition, metrics_app, metrics_wsgi, nodes, reporter
 from neverstale.metrics.figures import OTHERS, PREFIXES, Differences, Names, read_figures, written_figures
@@ -302,6 +302,45 @@ async def test_one_reports_once(faces: Faces, redis_server: RedisServer) -> None
                     pass
 
 
+# --- what invalidations clear -----------------------------------------------------------------------------------------
+
+
+async def test_what_is_cleared_is_of_its_own_prefix(faces: Faces, server: Server) -> None:
+    """By tag, key or pattern, by whatever view: an entry is of the longest prefix that this process knows."""
+    face = faces.make(server.url, namespace="shop")
+    views = {prefix: face.with_prefix(prefix) for prefix in ("api:", "api:{v2}:", "catalog:")}
+    stranger = faces.make(server.url, namespace="shop").with_prefix("jobs:")
+
+    async def fill() -> None:
+        for view in (face, *views.values(), stranger):
+            for key in ("a", "b"):
+                await view.set(key, "x", tags=["t"])
+
+    def removed() -> dict[str, int]:
+        return {prefix: counted.removed for prefix, counted in face.cache.stats().items()}
+
+    await fill()
+    await views["api:"].invalidate_key("a")
+    assert (await face.invalidate_tag("t")).removed == 9
+    assert removed() == {"": 4, "api:": 2, "api:{v2}:": 2, "catalog:": 2}
+    await fill()
+    assert (await face.invalidate_pattern("api:*")).removed == 4
+    assert (await face.invalidate_keys("catalog:a", "catalog:none", "b")).removed == 2
+    assert removed() == {"": 5, "api:": 4, "api:{v2}:": 4, "catalog:": 3}
+    assert (await views["api:"].clear()).removed == 4
+    assert removed() == {"": 8, "api:": 4, "api:{v2}:": 4, "catalog:": 4}
+    assert (face.stats().invalidations, face.stats("api:").invalidations) == (4, 1)
+
+
+async def test_what_fails_clears_nothing(faces: Faces, redis_server: RedisServer) -> None:
+    """An invalidation that Redis does not answer is an error, and no figure but that."""
+    face = faces.make(redis_server.url, timeout=0.05, patient_timeout=0.1)
+    await face.set("k", "x")
+    with frozen(redis_server), pytest.raises(InvalidationError):
+        await face.invalidate_key("k")
+    assert (face.stats().invalidations, face.stats().removed) == (0, 0)
+
+
 # --- what is asked for most -------------------------------------------------------------------------------------------
 
 
@@ -543,6 +582,17 @@ def test_promtool_is_content(body: bytes) -> None:
         pytest.skip("no promtool on this machine: apt-get install prometheus")
     checked = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, timeout=60)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_no_label_is_empty(redis_server: RedisServer) -> None:
+    """What has no prefix is said to have none: an empty label would be no label."""
+    with Cache.from_url(redis_server.url, timeout=5) as cache, cache.reporting():
+        cache.get_or_load("k", lambda: 1, tags=["t"])
+        cache.invalidate_tag("t")
+        body = exposition(cache)[0].decode()
+    assert 'prefix=""' not in body
+    assert re.search(r'neverstale_removed_entries_total{prefix="\(none\)"} [1-9]', body)
+    assert re.search(r'neverstale_load_duration_seconds_count{prefix="\(none\)"} [1-9]', body)
 
 
 async def test_asgi_and_wsgi(redis_server: RedisServer) -> None:

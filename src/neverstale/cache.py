@@ -552,6 +552,7 @@ class Cache(BaseCache):
         self, kind: Literal["key", "pattern", "tag"], names: tuple[str, ...], flow: c.Flow[Receipt]
     ) -> Receipt:
         try:
+            flow = self._shared.removed.counting(flow)
             receipt = self._driver.run(flow, self._counters, patient=True)
         except RedisUnavailable as error:
             raise InvalidationError(kind, names, str(error)) from error

@@ -577,6 +577,7 @@ class AsyncCache(BaseCache):
         self, kind: Literal["key", "pattern", "tag"], names: tuple[str, ...], flow: c.Flow[Receipt]
     ) -> Receipt:
         try:
+            flow = self._shared.removed.counting(flow)
             receipt = await self._driver.run_apart(flow, self._counters, patient=True)
         except RedisUnavailable as error:
             raise InvalidationError(kind, names, str(error)) from error

@@ -52,7 +52,7 @@ class Counters:
     sets: int = 0
     sets_dropped: int = 0
     deletes: int = 0
-    # Calls that invalidate, and the entries that they cleared.
+    # Calls that invalidate, of these views, and the entries of this prefix that were cleared, whoever asked.
     invalidations: int = 0
     removed: int = 0
     # Commands that Redis did not answer, and stored values that did not fit their type.

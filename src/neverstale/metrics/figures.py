@@ -14,12 +14,14 @@ from neverstale.counters import Counters, CounterSnapshot
 
 from .siblings import alone, load, shared, store
 
-__all__ = ["OTHERS", "PREFIXES", "Differences", "Names", "read_figures", "written_figures"]
+__all__ = ["NO_PREFIX", "OTHERS", "PREFIXES", "Differences", "Names", "read_figures", "written_figures"]
 
 #: Prefixes are named by code, so there are a few. Were they made of input, they would fill Redis and Prometheus: the
 #: figures of those beyond the first so many are added up under one name. report.lua knows both, too.
 PREFIXES: Final = 50
 OTHERS: Final = "(others)"
+#: What figures without a prefix are shown under, where an empty name would read as none at all.
+NO_PREFIX: Final = "(none)"
 
 _NOTHING: Final = CounterSnapshot()
 _NAMES: Final = tuple(item.name for item in fields(CounterSnapshot))

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from neverstale.counters import LOAD_BOUNDS, REDIS_BOUNDS, CounterSnapshot
 
+from .figures import NO_PREFIX
 from .nodes import NodeStats
 from .reporter import Reporter
 
@@ -57,8 +58,8 @@ _COUNTERS: Final[tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...]] = (
         "Values set by hand, by whether they were stored.",
         {"stored": ("sets", "-sets_dropped"), "dropped": ("sets_dropped",)},
     ),
-    ("invalidations", "Calls that invalidate.", {"": ("invalidations",)}),
-    ("removed_entries", "Entries that invalidations have cleared.", {"": ("removed",)}),
+    ("invalidations", "Calls that invalidate, by the view that was asked.", {"": ("invalidations",)}),
+    ("removed_entries", "Entries that invalidations have cleared, by their own prefix.", {"": ("removed",)}),
     ("redis_errors", "Exchanges that Redis did not answer in time, or refused.", {"": ("errors",)}),
     ("decode_errors", "Stored values that did not fit their type.", {"": ("decode_errors",)}),
 )
@@ -111,14 +112,16 @@ class Instruments:
     def add(self, figures: Mapping[str, CounterSnapshot]) -> None:
         """Add what was counted, by prefix."""
         for prefix, snapshot in figures.items():
+            # To Prometheus a label with an empty value is a label that is not there.
+            shown = prefix or NO_PREFIX
             for counter, results in self._counters:
                 for result, parts in results.items():
                     # Also what is 0: of a series that begins with its first error, `rate` would not see that one.
-                    child = counter.labels(*((prefix, result) if result else (prefix,)))
+                    child = counter.labels(*((shown, result) if result else (shown,)))
                     child.inc(max(sum(_figure(snapshot, part) for part in parts), 0))
             for histogram, figure in self._histograms:
                 counts: Sequence[int] = getattr(snapshot, f"{figure}_times")
-                _observe(histogram.labels(prefix), counts, getattr(snapshot, f"{figure}_seconds"))
+                _observe(histogram.labels(shown), counts, getattr(snapshot, f"{figure}_seconds"))
 
 
 def _figure(snapshot: CounterSnapshot, part: str) -> int:
