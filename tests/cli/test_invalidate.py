@@ -5,6 +5,8 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 
+import pytest
+
 from neverstale import Cache, InvalidationEvent
 from neverstale.testing.servers import RedisCluster, RedisServer, wait_until
 from tests.cli.conftest import Command, visible
@@ -33,8 +35,16 @@ class TestKeys:
         assert len(command("keys", "--limit", "0").lines) == 12
 
     def test_none(self, command: Command, cache: Cache) -> None:
-        """No match is a negative answer."""
-        assert command("keys", "nothing*").status == 1
+        """No match is a negative answer, which says where it was looked."""
+        cache.set("a", "x")
+        ran = command("keys", "nothing*")
+        assert (ran.status, ran.err) == (
+            1,
+            "no key of the namespace 'shop', version 1, matches 'nothing*'\n",
+        )
+        elsewhere = command("keys", "--namespace", "other", "--prefix", "p:", "--all-versions").err
+        assert elsewhere == "no key of the namespace 'other' matches 'p:*'\n"
+        assert command("keys", "x", "--namespace", "").err.startswith("no key without a namespace, version 1")
 
     def test_other_versions(self, command: Command, cache: Cache, make_cache: Callable[..., Cache]) -> None:
         """What another version has stored is listed where it is asked for."""
@@ -105,6 +115,37 @@ class TestInvalidate:
         fill(cache, 1)
         assert command("invalidate", "tag", "all", "--soft").json["soft"] is True
         assert command("get", "p:0").json["state"] == "stale"
+
+    @pytest.mark.parametrize("soft", [(), ("--soft",)])
+    def test_tag_of_nothing(self, command: Command, cache: Cache, soft: tuple[str, ...]) -> None:
+        """A tag that nothing carries is invalidated, and in a terminal it is said that there was nothing."""
+        fill(cache, 3)
+        said = "nothing of the namespace 'shop' was stored under 'nosuch'\n"
+        ran = command("--no-json", "invalidate", "tag", "nosuch", *soft)
+        assert (ran.status, ran.err) == (0, said)
+        assert ran.out.startswith("applied: tag 'nosuch' ")
+        ran = command("invalidate", "tag", "nosuch", *soft)
+        assert (ran.status, ran.err, ran.json["status"]) == (0, "", "applied")
+        # Of several those are named that were empty.
+        assert command("--no-json", "invalidate", "tag", "nosuch", "all", *soft).err == said
+        assert said[:-1] in visible(command.terminal("invalidate", "tag", "nosuch", *soft).out)
+
+    def test_tag_of_something(self, command: Command, cache: Cache) -> None:
+        """Where something was stored there is no such remark."""
+        fill(cache, 3)
+        assert command("--no-json", "invalidate", "tag", "all", "--soft").err == ""
+        assert command("--no-json", "invalidate", "tag", "all").err == ""
+
+    def test_key_of_nothing(self, command: Command, cache: Cache) -> None:
+        """The same of keys, where none of them was there."""
+        fill(cache, 1)
+        arguments = ("--no-json", "--prefix", "p:", "invalidate", "key", "7", "8")
+        ran = command(*arguments)
+        assert (ran.status, ran.err) == (
+            0,
+            "nothing of the namespace 'shop' was stored under 'p:7', 'p:8'\n",
+        )
+        assert command(*arguments, "0").err == ""
 
     def test_reason(self, command: Command, cache: Cache) -> None:
         """Whoever listens hears that it was done by hand, or why."""

@@ -56,7 +56,10 @@ def invalidate_key(
     tool = tool_of(context)
     if _go_on(tool, len(dict.fromkeys(names)), "entries would be invalidated", yes=yes, dry_run=dry_run):
         with tool.cache() as cache:
-            _tell(tool.out, cache.invalidate_keys(*names, reason=reason))
+            receipt = cache.invalidate_keys(*names, reason=reason)
+        _tell(tool.out, receipt)
+        if not receipt.removed:
+            _nothing(tool, [tool.prefix + name for name in dict.fromkeys(names)])
 
 
 @invalidating.command("pattern")
@@ -108,8 +111,14 @@ def invalidate_tag(
     tags = check_tags(names)
     with tool.cache() as cache:
         what = f"entries are listed for {_named(tags)}"
-        if _go_on(tool, _listed_for(cache, tags), what, yes=yes, dry_run=dry_run):
-            _tell(tool.out, cache.invalidate_tags(*tags, reason=reason, soft=soft))
+        listed = _listed_for(cache, tags)
+        number = None if listed is None else sum(listed)
+        if not _go_on(tool, number, what, yes=yes, dry_run=dry_run):
+            return
+        receipt = cache.invalidate_tags(*tags, reason=reason, soft=soft)
+    _tell(tool.out, receipt)
+    if empty := _empty(tags, listed, receipt):
+        _nothing(tool, empty)
 
 
 def clear(
@@ -141,14 +150,23 @@ def _end(out: Output, receipt: Receipt) -> None:
         raise typer.Exit(FOUND)
 
 
-def _listed_for(cache: Cache, tags: tuple[str, ...]) -> int | None:
-    """Return how many entries tags list, or None where this user may not ask: the cache itself never does."""
+def _listed_for(cache: Cache, tags: tuple[str, ...]) -> list[int] | None:
+    """Return how many entries each tag lists, or None where this user may not ask: the cache itself never does."""
     try:
-        return sum(cache._driver.run(_cards(cache._keys, tags), cache._counters, patient=True))
+        return cache._driver.run(_cards(cache._keys, tags), cache._counters, patient=True)
     except RedisUnavailable as problem:
         if isinstance(problem.__cause__, NoPermissionError):
             return None
         raise
+
+
+def _empty(tags: tuple[str, ...], listed: list[int] | None, receipt: Receipt) -> list[str]:
+    """Return the tags that nothing was stored under, as far as that is known."""
+    if listed is None:
+        return [] if receipt.removed or receipt.soft else list(tags)
+    if receipt.removed and not any(listed):
+        return []  # it came after they were counted, for whichever of them
+    return [tag for tag, number in zip(tags, listed, strict=True) if not number]
 
 
 def _go_on(tool: Tool, number: int | None, what: str, *, yes: bool, dry_run: bool) -> bool:
@@ -175,6 +193,12 @@ def _tell(out: Output, receipt: Receipt) -> None:
         (receipt.status, "green"), f": {receipt.kind} {_named(receipt.names)} {done}, {cleared} cleared"
     )
     out.console.print(text.append(f" in {duration(receipt.duration * 1000)}"), soft_wrap=True)
+
+
+def _nothing(tool: Tool, names: Iterable[str]) -> None:
+    """Say that there was nothing: it is done all the same, but a name that was mistyped looks just so."""
+    if not tool.out.json:
+        tool.out.remark(f"nothing {tool.of} was stored under {_named(names)}")
 
 
 def _named(names: Iterable[str]) -> str:

@@ -61,7 +61,8 @@ def keys(
                 out.remark(f"stopped after {count(found)}, there may be more: --limit 0 lists all")
                 break
     if not found:
-        out.remark("no key matches")
+        version = "" if all_versions else f", version {tool.settings.version},"
+        out.remark(f"no key {tool.of}{version} matches {tool.prefix + pattern!r}")
         raise typer.Exit(FOUND)
 
 

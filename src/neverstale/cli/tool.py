@@ -58,6 +58,12 @@ class Tool:
         """
         return Settings.from_env(**self.overrides)
 
+    @property
+    def of(self) -> str:
+        """Say in whose keys it looks, for where there are none: a mistyped namespace is then seen."""
+        namespace = self.settings.namespace
+        return f"of the namespace {namespace!r}" if namespace else "without a namespace"
+
     @contextmanager
     def cache(self) -> Iterator[Cache]:
         """Open the cache for a command.
