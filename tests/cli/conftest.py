@@ -92,14 +92,14 @@ class Command:
         )
 
     def terminal(self, *arguments: str, say: Sequence[tuple[str, str]] = (), columns: int = 80) -> Ran:
-        """Run it in a terminal, saying each text once its prompt was seen; what is seen there is `out`."""
+        """Run it in a terminal, saying each text once its prompt was seen since the last one; what is seen is `out`."""
         pid, number = pty.fork()
         if pid == 0:
             os.environ.update(self.environ, TERM="xterm-256color")
             os.environ.pop("COLUMNS", None)
             os.execv(sys.executable, [sys.executable, "-m", "neverstale", *arguments])
         fcntl.ioctl(number, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-        seen, waiting, end = b"", list(say), time.monotonic() + LIMIT
+        seen, said, waiting, end = b"", 0, list(say), time.monotonic() + LIMIT
         while time.monotonic() < end:
             ready, _, _ = select.select([number], [], [], 0.2)
             if ready:
@@ -110,7 +110,8 @@ class Command:
                 if not read:
                     break
                 seen += read
-            if waiting and waiting[0][0].encode() in seen and listens(pid):
+            if waiting and waiting[0][0].encode() in seen[said:] and listens(pid):
+                said = len(seen)
                 os.write(number, waiting.pop(0)[1].encode())
         else:
             os.kill(pid, 9)

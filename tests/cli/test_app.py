@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import re
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
 import pytest
 from rich.console import Console
 
 from neverstale import Cache, CounterSnapshot
+from neverstale.cli import pressed
 from neverstale.cli.view import Reading, prefix_table
-from neverstale.testing.servers import RedisCluster, RedisServer, binaries
+from neverstale.testing.servers import RedisCluster, RedisServer, binaries, wait_until
 from tests.cli.conftest import Command, visible
 
 #: What docs/production.md recommends for an application.
@@ -259,6 +264,68 @@ class TestFigures:
         assert "reads/s" in visible(ran.out)
         assert ran.out.rstrip().endswith("\x1b[?1049l")  # the screen as it was before
         assert "Traceback" not in ran.out
+
+    @pytest.mark.parametrize("keys", ["xq", "q\x1b[A", "\x1b[Aq", "\x1b", "x" * 3000 + "q", "\x1bq"])
+    def test_top_ends(self, command: Command, cache: Cache, keys: str) -> None:
+        """A q ends it at once whatever comes along with it, and so does an Escape alone."""
+        ran = command.terminal("top", "--every", "0.5", say=[("q ends it", keys)])
+        assert ran.status == 0
+        assert ran.out.rstrip().endswith("\x1b[?1049l")
+
+    def test_top_goes_on(self, command: Command, cache: Cache) -> None:
+        """Arrow keys, the wheel of a mouse and keys with Alt are sequences that begin with Escape, and end nothing."""
+        keys = ["\x1b[A", "\x1bOA\x1bOA", "\x1b[<64;10;5M", "\x1b[M`qq", "\x1bx", "\x1b[", "x"]
+        say = [("q ends it", key) for key in keys]
+        ran = command.terminal("top", "--every", "0.5", say=[*say, ("q ends it", "q")])
+        assert ran.status == 0
+        assert visible(ran.out).count("q ends it") > len(keys)
+
+    @pytest.mark.parametrize(
+        ("read", "ends"),
+        [
+            (b"q", True),
+            (b"xyzQ", True),
+            (b"\x1b", True),
+            (b"\x1b\x1b", True),
+            (b"\x1bq", True),
+            (b"\x1b[Aq", True),
+            (b"\x04", True),
+            (b"x", False),
+            (b"\x1b[A\x1b[B", False),
+            (b"\x1b\x1b[A", False),
+            (b"\x1b[1;5A", False),
+            (b"\x1bOB", False),
+            (b"\x1b[M`qq", False),
+            (b"\x1b[M`q", False),
+            (b"\x1b[", False),
+            (b"\x1b[<65;1;1", False),
+            ("ä\x1bä".encode(), False),
+        ],
+    )
+    def test_what_ends(self, read: bytes, ends: bool) -> None:
+        """What was read at once is looked through for a key that ends it."""
+        assert pressed.means_end(read) is ends
+
+    @pytest.mark.parametrize("parts", [(b"\x1b", b"[A"), (b"x\x1b[", b"<64;1", b";1M"), (b"\x1b[M", b"`qq")])
+    def test_torn_sequence(self, monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...]) -> None:
+        """The rest of a sequence is waited for: neither its beginning nor its end is taken for a key of its own."""
+        monkeypatch.setattr(pressed, "_REST", 60.0)
+        there, here = os.pipe()
+
+        def is_read() -> bool:
+            return not int.from_bytes(fcntl.ioctl(there, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+        os.write(here, parts[0])
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(pressed._read, there)
+            for part in parts[1:]:
+                wait_until(is_read, "a read")
+                os.write(here, part)
+            assert reading.result(60) == b"".join(parts)
+        assert not pressed.means_end(b"".join(parts))
+        os.close(here)
+        assert pressed.means_end(pressed._read(there))  # the end of the terminal
+        os.close(there)
 
     def test_narrow(self, command: Command, cache: Cache) -> None:
         """In 80 columns no line is longer, and no prefix is cut up."""

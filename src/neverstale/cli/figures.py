@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import select
 import sys
-import termios
 import time
-import tty
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import typer
@@ -22,6 +18,7 @@ from neverstale.doctor.nodes import Node, nodes_of, version_of
 from neverstale.errors import RedisUnavailable
 
 from .output import Output, duration, plain, table
+from .pressed import watched
 from .tool import AWAY, FOUND, Tool, tool_of
 from .view import Frame, Reading, frame_of, prefix_table, processes, rendered
 
@@ -29,8 +26,6 @@ __all__ = ["ping", "stats", "top"]
 
 #: Rates are those of so many seconds: processes report once a second, so a shorter window would flicker.
 _WINDOW: Final = 10.0
-#: q, Escape, and what Ctrl-C and Ctrl-D are where they are no signals.
-_ENDS: Final = ("q", "Q", "\x1b", "\x03", "\x04")
 
 
 def ping(context: typer.Context) -> None:
@@ -119,7 +114,7 @@ def top(
 ) -> None:
     """Watch the cache: rates by prefix, the hottest keys and tags, Redis' memory and load by node.
 
-    'q' or Ctrl-C ends it. Into a pipe it is '--once'. What is hot is a sample of the reads: rates
+    'q', Escape or Ctrl-C ends it. Into a pipe it is '--once'. What is hot is a sample of the reads: rates
     of keys and tags are estimates; keys of sessions are never among them.
 
     Exit status: 0; 3 Redis does not answer at the start.
@@ -150,11 +145,11 @@ def _watch(out: Output, cache: Cache, every: float, most: int) -> None:
     # Before the screen is taken: what fails at the start is one line.
     frame = frame_of(cache, Reading.take(cache, last=60), most)
     live = Live(shown(), console=out.console, screen=True, auto_refresh=False)
-    with _keys_one_by_one() as pressed:
+    with watched() as ends_within:
         try:
             # Not as a context manager: interrupted while it starts, it would leave the terminal to its screen.
             live.start(refresh=True)
-            while pressed(every) not in _ENDS:
+            while not ends_within(every):
                 try:
                     frame = _next(cache, readings, most)
                     live.update(shown(), refresh=True)
@@ -174,28 +169,3 @@ def _next(cache: Cache, readings: deque[Reading], most: int) -> Frame:
     if len(readings) < 2:
         return frame_of(cache, Reading.take(cache, last=10), most)
     return frame_of(cache, now.since(readings[0]), most)
-
-
-@contextmanager
-def _keys_one_by_one() -> Iterator[Callable[[float], str]]:
-    """Let keys be read as they are pressed; gives a function that waits so many seconds for one."""
-    if not sys.stdin.isatty():
-        yield _nothing_pressed
-        return
-    number = sys.stdin.fileno()
-    before = termios.tcgetattr(number)
-
-    def pressed(seconds: float) -> str:
-        ready, _, _ = select.select([number], [], [], seconds)
-        return sys.stdin.read(1) if ready else ""
-
-    try:
-        tty.setcbreak(number)
-        yield pressed
-    finally:
-        termios.tcsetattr(number, termios.TCSADRAIN, before)
-
-
-def _nothing_pressed(seconds: float) -> str:
-    time.sleep(seconds)
-    return ""
