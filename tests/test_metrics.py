@@ -278,6 +278,59 @@ async def test_it_ends_while_redis_is_away(faces: Faces, redis_server: RedisServ
             await face.get("k")
 
 
+async def test_invalidations_of_who_does_not_report(faces: Faces, server: Server) -> None:
+    """A process tells of them when it closes its cache: once, of nothing else, and it is none that reports."""
+    watching = faces.make(server.url, namespace="shop")
+    api = watching.with_prefix("api:")
+    for times in (1, 2):
+        await api.set("k", "x", tags=["t"])
+        face = faces.make(server.url, namespace="shop")
+        face.with_prefix("api:")
+        await face.get("nothing")
+        await face.invalidate_tag("t")
+        for _ in range(2):
+            await face.close()
+        found = await watching.totals()
+        assert (found.processes, found.all.reads) == (0, 0)
+        assert found.prefixes[""].invalidations == found.prefixes["api:"].removed == times
+
+
+async def test_invalidations_are_told_once(faces: Faces, redis_server: RedisServer) -> None:
+    """What was told is not reported, too, and what was not told of is reported."""
+    face = faces.make(redis_server.url)
+    reporter = face.cache._shared.reporter
+    await face.get("k")
+    await face.invalidate_tag("t")
+    await face.call(face.cache._driver.run, reporter.hand_in(), reporter.counters)
+    async with reporting(face):
+        await face.invalidate_tag("t")
+    await face.invalidate_tag("t")
+    await face.close()
+    found = (await faces.make(redis_server.url).totals()).all
+    assert (found.invalidations, found.misses) == (3, 1)
+
+
+async def test_nothing_is_told_where_nothing_was_invalidated(faces: Faces, redis_server: RedisServer) -> None:
+    """Who only reads leaves no figures behind."""
+    face = faces.make(redis_server.url)
+    await face.set("k", "x")
+    await face.get("k")
+    await face.close()
+    assert redis_server.client().keys("*stats*") == []
+
+
+async def test_closing_while_redis_is_away(
+    faces: Faces, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it has invalidated is then not known to others; that is no error, and takes no longer than a read."""
+    face = faces.make(redis_server.url, timeout=0.05)
+    await face.invalidate_tag("t")
+    with frozen(redis_server):
+        async with asyncio.timeout(2):
+            await face.close()
+    assert not [record for record in caplog.records if "figures" in record.message]
+
+
 async def test_totals_that_are_lost_begin_anew(faces: Faces, redis_server: RedisServer) -> None:
     """A flush costs what was counted, not what is counted then; and a difference to before is no negative rate."""
     face = faces.make(redis_server.url)

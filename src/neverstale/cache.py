@@ -28,7 +28,7 @@ from neverstale.hot import HotKey, HotTag
 from neverstale.lifetime import Lifetime
 from neverstale.limits import Limits
 from neverstale.metrics.nodes import NodeStats, nodes
-from neverstale.metrics.reporter import reporting
+from neverstale.metrics.reporter import hand_in, reporting
 from neverstale.metrics.totals import Span, Totals, hot_keys, hot_tags, series, totals
 from neverstale.receipt import Receipt
 from neverstale.sealing import ValueSealer
@@ -418,6 +418,7 @@ class Cache(BaseCache):
     def close(self) -> None:
         """Wait for refreshes that are running, and let go of the connections. All views close together."""
         self._driver.close()
+        hand_in(self._shared.reporter, self._driver)
         self._connections.close()
         self._deaf()
 

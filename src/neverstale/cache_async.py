@@ -28,7 +28,7 @@ from neverstale.hot import HotKey, HotTag
 from neverstale.lifetime import Lifetime
 from neverstale.limits import Limits
 from neverstale.metrics.nodes import NodeStats, nodes_async
-from neverstale.metrics.reporter import reporting_async
+from neverstale.metrics.reporter import hand_in_async, reporting_async
 from neverstale.metrics.totals import Span, Totals, hot_keys, hot_tags, series, totals
 from neverstale.receipt import Receipt
 from neverstale.sealing import ValueSealer
@@ -440,6 +440,7 @@ class AsyncCache(BaseCache):
     async def close(self) -> None:
         """Wait for refreshes that are running, and let go of the connections. All views close together."""
         await self._driver.close()
+        await hand_in_async(self._shared.reporter, self._driver)
         await self._connections.close()
         self._deaf()
 

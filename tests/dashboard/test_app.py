@@ -272,6 +272,8 @@ async def test_invalidating(opened: Open, cache: AsyncCache, order: dict[str, An
     answer = await client.post("api/invalidate", json=order, headers=await log_in(client))
     assert answer.json()["removed"] == len(gone)
     assert {key for key in ("api:a", "api:b", "c", "d") if await cache.get(key) is None} == gone
+    seen = (await client.get("api/overview?seconds=900")).json()
+    assert seen["minute"]["invalidations"] == 1, "though this process does not report"
     reason = order.get("reason")
     assert [event.reason for event in heard] == [f"dashboard: {reason}" if reason else "dashboard"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,15 +105,24 @@ def test_charts_are_read_by_keyboard_and_pointer(pages: OpenPage, dashboard: str
 def test_an_invalidation_of_another_process_appears(
     pages: OpenPage, dashboard: str, redis_server: RedisServer
 ) -> None:
-    """With its reason, moments after it happened."""
+    """With its reason, moments after it happened, and counted like those of processes that report."""
     page = pages(dashboard)
     log_in(page)
-    with Cache.from_url(redis_server.url, namespace="shop") as cache:
-        cache.invalidate_tag("products", reason="prices were <b>imported</b>")
+    expect(page.locator("#tile-gone")).to_have_text("0/min", timeout=20_000)
+    command = ["-m", "neverstale", "invalidate", "tag", "products", "--reason"]
+    subprocess.run(
+        [sys.executable, *command, "prices were <b>imported</b>"],
+        env={**os.environ, "REDIS_URL": redis_server.url, "NEVERSTALE_NAMESPACE": "shop"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+        timeout=60,
+    )
     event = page.locator("#events li").first
     expect(event).to_contain_text("products", timeout=10_000)
     expect(event).to_contain_text("prices were <b>imported</b>")
     expect(event).to_contain_text("cleared")
+    expect(page.locator("#tile-gone")).to_have_text("1/min", timeout=10_000)
+    expect(page.locator("#live")).to_contain_text("1 process")
 
 
 def test_hostile_names_are_shown_as_what_they_are(

@@ -17,6 +17,7 @@ import msgspec
 from neverstale.cache_async import AsyncCache
 from neverstale.counters import Counters
 from neverstale.errors import RedisUnavailable, UsageError
+from neverstale.metrics.reporter import hand_in_async
 
 from . import acting
 from .access import (
@@ -335,6 +336,8 @@ class Dashboard:
             if found > max(acting.ASKED_ABOVE, 2 * order.confirmed):
                 return _json(200, {"asks": found})
         receipt = await acting.invalidate(self._cache, order)
+        # Shown at once, also where this process serves the dashboard alone and reports nothing.
+        await hand_in_async(self._cache._shared.reporter, self._cache._driver)
         return _json(200, receipt)
 
 

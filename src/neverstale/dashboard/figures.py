@@ -37,7 +37,11 @@ def overview(
         "at": totals.at,
         "processes": totals.processes,
         "now": _figures(*_window(spans, 2)),
-        "minute": _figures(*minute),
+        # Of invalidations how many there were: of one in a second it is not to be said that it was 60/min.
+        "minute": {
+            **_figures(*minute),
+            "invalidations": sum(span.all.invalidations for span in spans[-_MINUTE:]),
+        },
         "prefixes": [
             {
                 "prefix": prefix,
@@ -94,7 +98,6 @@ def _figures(found: Mapping[str, CounterSnapshot], seconds: float) -> dict[str, 
         "load_p99": _rounded(figures.load_time(0.99)),
         "load_errors": figures.load_errors,
         "errors": figures.errors + figures.decode_errors,
-        "invalidations": round(figures.invalidations / seconds, 3),
     }
 
 

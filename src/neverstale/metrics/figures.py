@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any, Final
@@ -14,7 +14,16 @@ from neverstale.counters import Counters, CounterSnapshot
 
 from .siblings import alone, load, shared, store
 
-__all__ = ["NO_PREFIX", "OTHERS", "PREFIXES", "Differences", "Names", "read_figures", "written_figures"]
+__all__ = [
+    "NO_PREFIX",
+    "OTHERS",
+    "PREFIXES",
+    "Differences",
+    "Names",
+    "invalidations",
+    "read_figures",
+    "written_figures",
+]
 
 #: Prefixes are named by code, so there are a few. Were they made of input, they would fill Redis and Prometheus: the
 #: figures of those beyond the first so many are added up under one name. report.lua knows both, too.
@@ -103,12 +112,21 @@ class Differences:
         self._taken: dict[str, CounterSnapshot] = {}
         _all.add(self)
 
-    def take(self) -> dict[str, CounterSnapshot]:
-        """Return what was counted since the last call; prefixes of which nothing was are left out."""
+    def take(
+        self, part: Callable[[CounterSnapshot], CounterSnapshot] | None = None
+    ) -> dict[str, CounterSnapshot]:
+        """Return what was counted since the last call; prefixes of which nothing was are left out.
+
+        Args:
+            part: picks which figures to take; the others are left for the next call.
+        """
         found: dict[str, CounterSnapshot] = {}
         for prefix, counters in list(self._counters.items()):
-            now = counters.snapshot()
-            since = now.minus(self._taken.get(prefix, _NOTHING))
+            now, before = counters.snapshot(), self._taken.get(prefix, _NOTHING)
+            since = now.minus(before)
+            if part is not None:
+                since = part(since)
+                now = before.plus(since)
             if since == _NOTHING:
                 continue
             self._taken[prefix] = now
@@ -119,6 +137,11 @@ class Differences:
     def forget(self) -> None:
         """Begin anew: what was counted until now is no business of this process."""
         self._taken = {prefix: counters.snapshot() for prefix, counters in list(self._counters.items())}
+
+
+def invalidations(figures: CounterSnapshot) -> CounterSnapshot:
+    """Return those of the figures that are about invalidations."""
+    return CounterSnapshot(invalidations=figures.invalidations, removed=figures.removed)
 
 
 def written_figures(figures: Mapping[str, CounterSnapshot]) -> Iterator[tuple[str, int]]:

@@ -3,6 +3,8 @@
 Rules:
 - Nobody who reads the cache waits for it. Redis away is no error: what could not be sent is sent later.
 - A report that may have arrived is sent again under its own number, which Redis counts once.
+- A process that does not report tells what it has invalidated all the same, when it closes its cache: that concerns
+  everybody, also where a script or the command line did it. What else it has counted is its own.
 - A child of a process that reports (on a thread) reports for itself, under another name, from the fork on.
 
 The last report is sent when the block ends. A process that is killed takes up to a second's figures along.
@@ -16,9 +18,9 @@ import os
 import random
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from neverstale.config import Settings
 from neverstale.core.commands import Flow, Together, Wall
@@ -27,7 +29,7 @@ from neverstale.drive.clients import AsyncConnections, Connections
 from neverstale.errors import RedisUnavailable, UsageError
 from neverstale.hot import SAMPLED, Hot
 
-from .figures import Differences, Names, written_figures
+from .figures import Differences, Names, invalidations, written_figures
 from .nodes import Looks, nodes, nodes_async
 from .totals import Report, StatKeys
 
@@ -38,9 +40,10 @@ if TYPE_CHECKING:
 
     from .prometheus import Instruments
 
-__all__ = ["Reporter", "reporting", "reporting_async"]
+__all__ = ["Reporter", "hand_in", "hand_in_async", "reporting", "reporting_async"]
 
 logger = logging.getLogger("neverstale")
+Counts: TypeAlias = "Sequence[tuple[str, int]]"
 
 #: Seconds between two reports: live for whoever looks, and a script of some 0.1 ms a process for Redis.
 INTERVAL: Final = 1.0
@@ -84,6 +87,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._number = 0
         self._pending: Report | None = None
+        self._handing_in = False
 
     def after_fork(self) -> None:
         """Forget what is the parent's to tell. (`Differences` do so by themselves.)"""
@@ -134,6 +138,26 @@ class Reporter:
             if not again:
                 return
 
+    def hand_in(self) -> Flow[None]:
+        """Send the invalidations that nobody has reported, as one that does not report; where it does it sends nothing.
+
+        Raises:
+            RedisUnavailable: as `report`.
+        """
+        # One report at a time, for it is known by its number; what is left out now the next one takes along.
+        if self.active or self._handing_in:
+            return
+        self._handing_in = True
+        try:
+            figures = list(written_figures(self._for_redis.take(invalidations)))
+            if figures:
+                if self._pending is not None:
+                    yield from self._send(going=True)
+                self._pending = self._report(figures, going=True)
+                yield from self._send(going=True)
+        finally:
+            self._handing_in = False
+
     def _send(self, going: bool) -> Flow[None]:
         report = self._pending or self._take(going)
         for _ in range(_TRIES):
@@ -157,12 +181,14 @@ class Reporter:
         raise RedisUnavailable("the clock of Redis is not the same from one moment to the next")
 
     def _take(self, going: bool) -> Report:
-        self._number += 1
         keys, tags = (
             [(name, count * SAMPLED) for name, count in table.take(_HOTTEST)]
             for table in (self._hot.keys, self._hot.tags)
         )
-        figures = list(written_figures(self._for_redis.take()))
+        return self._report(list(written_figures(self._for_redis.take())), keys, tags, going=going)
+
+    def _report(self, figures: Counts, keys: Counts = (), tags: Counts = (), *, going: bool) -> Report:
+        self._number += 1
         return Report(self.keys, self._announcer.origin, self._number, 0.0, figures, keys, tags, going)
 
     # --- while a block runs ------------------------------------------------------------------------------------------
@@ -316,3 +342,19 @@ async def reporting_async(
             await task
     finally:
         reporter.leave()
+
+
+def hand_in(reporter: Reporter, driver: ThreadDriver) -> None:
+    """Send the invalidations of a process that does not report; a failure is logged."""
+    try:
+        driver.run(reporter.hand_in(), reporter.counters)
+    except Exception as error:  # noqa: BLE001 - as above
+        _failed(error)
+
+
+async def hand_in_async(reporter: Reporter, driver: AsyncDriver) -> None:
+    """Send the invalidations of a process that does not report; a failure is logged."""
+    try:
+        await driver.run(reporter.hand_in(), reporter.counters)
+    except Exception as error:  # noqa: BLE001 - as above
+        _failed(error)

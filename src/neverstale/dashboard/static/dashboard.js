@@ -227,7 +227,7 @@ function draw(data) {
   figure("tile-redis", took, unit || "", minute.redis_p99 === null ? "no requests" : `99 % within ${lasting(minute.redis_p99)}`);
   const failed = minute.load_errors ? `, ${amount(minute.load_errors)} failed` : "";
   figure("tile-loads", amount(now.loads), "/s", minute.load_p50 === null ? "none in the last minute" : `median ${lasting(minute.load_p50)}${failed}`, minute.load_errors > 0);
-  figure("tile-gone", amount(minute.invalidations * 60), "/min", minute.errors ? `${amount(minute.errors)} errors of Redis` : "no errors of Redis");
+  figure("tile-gone", amount(minute.invalidations), "/min", minute.errors ? `${amount(minute.errors)} errors of Redis` : "no errors of Redis");
   drawPrefixes(data.prefixes);
   drawCharts(data.spans, data.prefixes);
   drawHot("keys", data.keys, lookUp);
