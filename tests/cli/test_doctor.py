@@ -124,6 +124,15 @@ class TestShown:
         shown = said[said.index("NODE") :]
         assert max(len(line) for line in shown.splitlines()) <= columns
 
+    @pytest.mark.plants_keys
+    def test_long_keys(self, command: Command, redis_server: RedisServer) -> None:
+        """A key that is longer than a line is written in one piece, so that it can be copied."""
+        key = "shop:v1:api:" + "GET:/products/" * 12 + "end"
+        redis_server.client().set(key, "x")
+        said = visible(command.terminal("doctor", columns=80).out)
+        assert re.search(rf"^ +\d+ B  {re.escape(key)}$", said, re.MULTILINE)
+        assert re.search(rf"without a TTL:\s{re.escape(key)}$", said, re.MULTILINE)
+
     def test_progress(self, command: Command, cache: Cache) -> None:
         """A bar says how far the scan is."""
         cache.set_many({str(number): "x" for number in range(3000)})
@@ -147,8 +156,7 @@ class TestShown:
         wait_until(lambda: "cmdstat_scan" in redis_server.client().info("commandstats"), "a scan")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert (out, err.strip()) == ("", "")
+        assert (process.returncode, out, err.strip()) == (130, "", "")
 
     def test_cluster(self, cluster_command: Command, redis_cluster: RedisCluster) -> None:
         """A cluster is shown node by node, each finding once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.padding import Padding
@@ -14,12 +14,14 @@ from rich.text import Text
 from neverstale.doctor import RATE, How, Mended, Report, Scan, examine, exit_status, mend, mendable
 from neverstale.doctor.scan import Group
 
-from .output import SEVERITIES, Output, count, duration, plain, size, table
+from .output import SEVERITIES, Output, count, duration, plain, size, table, wrapped
 from .tool import Refused, Tool, tool_of
 
 __all__ = ["doctor"]
 
-_ROWS = 8
+_ROWS: Final = 8
+#: Of what `size` writes: "1023.9 KiB".
+_SIZE: Final = 10
 
 
 def doctor(
@@ -158,11 +160,10 @@ def _show(report: Report, out: Output) -> None:
             f"  ({', '.join(map(plain, finding.where))})" if finding.where and len(report.nodes) > 1 else ""
         )
         style = SEVERITIES[finding.severity]
-        out.console.print(
-            Text.assemble(
-                (finding.severity.upper(), style), "  ", (plain(finding.what), "bold"), (where, "dim")
-            )
+        head = Text.assemble(
+            (finding.severity.upper(), style), "  ", (plain(finding.what), "bold"), (where, "dim")
         )
+        out.console.print(wrapped(head, out.console.width), soft_wrap=True)
         for text, how in ((finding.why, ""), (f"-> {finding.remedy}", "green"), (f"[{finding.code}]", "dim")):
             out.console.print(Padding(Text(plain(text), how), (0, 0, 0, 4)))
         out.console.print()
@@ -180,12 +181,11 @@ def _show_scan(scan: Scan, out: Output) -> None:
         return
     _show_groups("PREFIX", scan.prefixes, out)
     _show_groups("TAG", scan.tags, out)
-    made = table("SIZE", "BIGGEST KEYS", right=("SIZE",))
-    for big in scan.biggest[:_ROWS]:
-        made.add_row(size(big.bytes), plain(big.key))
     if scan.biggest:
-        out.console.print()
-        out.console.print(made)
+        out.console.print(f"\n{'SIZE':>{_SIZE}}  BIGGEST KEYS", style="bold")
+        for big in scan.biggest[:_ROWS]:
+            # Never broken: it is to be copied.
+            out.console.print(f"{size(big.bytes):>{_SIZE}}  {plain(big.key)}", soft_wrap=True)
 
 
 def _show_groups(name: str, groups: dict[str, Group], out: Output) -> None:

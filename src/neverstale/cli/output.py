@@ -10,20 +10,38 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import unicodedata
+from collections.abc import Sequence
 from typing import Any, Final
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from neverstale.doctor.findings import Severity
 
-__all__ = ["SEVERITIES", "Output", "count", "duration", "plain", "share", "size", "table"]
+__all__ = [
+    "SEVERITIES",
+    "Output",
+    "count",
+    "duration",
+    "fitted",
+    "plain",
+    "share",
+    "size",
+    "table",
+    "wrapped",
+]
 
 SEVERITIES: Final[dict[Severity, str]] = {"error": "bold red", "warning": "yellow", "notice": "cyan"}
+
+
+#: So much of a name is shown in the narrowest terminal: an address with its port fits.
+_NAME: Final = 20
 
 
 class Output:
@@ -81,6 +99,22 @@ def plain(value: object) -> str:
     )
 
 
+def wrapped(text: Text, width: int) -> Text:
+    """Return text with its lines broken between words only: a key that is longer than a line can be copied.
+
+    To be printed with `soft_wrap`.
+    """
+    breaks, start = [], 0
+    for word in re.finditer(r"\S+", text.plain):
+        if word.start() > start and cell_len(text.plain[start : word.end()]) > width:
+            start = word.start()
+            breaks.append(start)
+    lines = text.divide(breaks)
+    for line in lines:
+        line.rstrip()
+    return Text("\n").join(lines)
+
+
 def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
     """Return a table; the columns named in `right` have figures."""
     made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
@@ -93,6 +127,33 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
             overflow="fold",
         )
     return made
+
+
+def fitted(made: Table, width: int, least: Sequence[str]) -> Table:
+    """Return a table that has room in so many columns of a terminal.
+
+    Args:
+        made: whose first column has names; where a name takes much of the width it is folded.
+        width: of the terminal.
+        least: titles of columns that are left away, the first of them first, until there is room.
+    """
+    cells = [[str(column.header), *map(str, column.cells)] for column in made.columns]
+    needs = [max(map(cell_len, each)) for each in cells]
+    needs[0] = min(needs[0], max(width // 3, _NAME))
+    kept = list(range(len(needs)))
+    for title in least:
+        # Two blanks stand between two columns.
+        if sum(needs[at] + 2 for at in kept) - 2 <= width:
+            break
+        kept = [at for at in kept if made.columns[at].header != title]
+    if len(kept) == len(needs):
+        return made
+    right = tuple(str(column.header) for column in made.columns if column.justify == "right")
+    small = table(*(cells[at][0] for at in kept), right=right)
+    columns = [list(column.cells) for column in made.columns]
+    for row in range(made.row_count):
+        small.add_row(*(columns[at][row] for at in kept))
+    return small
 
 
 def count(number: float | None) -> str:
