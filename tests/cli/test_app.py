@@ -18,7 +18,8 @@ from rich.console import Console
 
 from neverstale import Cache, CounterSnapshot
 from neverstale.cli import pressed
-from neverstale.cli.view import Reading, prefix_table
+from neverstale.cli.view import Frame, Reading, prefix_table, rendered
+from neverstale.metrics.nodes import NodeStats
 from neverstale.testing.servers import RedisCluster, RedisServer, binaries, wait_until
 from tests.cli.conftest import Command, visible
 
@@ -28,6 +29,9 @@ RIGHTS = (
     "+get +mget +set +getrange +setrange +unlink +type +pttl +pexpire +expire +sadd +smembers +spop "
     "+hget +hset +hgetall +hincrby +hdel +zadd +zcount +zincrby +zrem +zrangebyscore +zremrangebyrank +zrevrange"
 )
+#: Of the columns of `stats` and `top`.
+OF_PREFIXES = {"PREFIX", "READS/s", "HITS", "STALE", "LOADS/s", "FAIL", "LOAD", "REDIS", "INV", "ERR"}
+OF_NODES = {"NODE", "MEMORY", "OF", "OPS/s", "CLIENTS", "KEYS", "EVICTED"}
 COMMANDS = ("ping", "stats", "top", "get", "keys", "invalidate", "clear", "doctor", "warm")
 
 
@@ -336,6 +340,49 @@ class TestFigures:
         assert max(map(len, lines)) <= 80
         assert any(line.startswith("computed:") for line in lines)
 
+    def test_narrower(self, command: Command, cache: Cache) -> None:
+        """In 40 columns names and the figures that matter most are whole; the others are left away."""
+        with cache.reporting():
+            cache.with_prefix("computed:").get_or_load("a", lambda: 1)
+        port = cache.settings.url.rpartition(":")[2]
+        for arguments, names in (
+            (["stats"], [("PREFIX", "computed:", "HITS")]),
+            (
+                ["top", "--once"],
+                [("PREFIX", "computed:", "HITS"), ("NODE", f"127.0.0.1:{port}", "MEMORY")],
+            ),
+        ):
+            lines = visible(command.terminal(*arguments, columns=40).out).splitlines()
+            assert max(map(len, lines)) <= 40
+            for title, name, figure in names:
+                (head,) = [line for line in lines if line.startswith(title)]
+                assert figure in head.split()
+                assert set(head.split()) <= OF_PREFIXES | OF_NODES | {"READS", "LOADS"}
+                assert any(line.split()[:1] == [name] for line in lines)
+
+    @pytest.mark.parametrize("width", [40, 80])
+    def test_node_that_is_away(self, cache: Cache, width: int) -> None:
+        """What is wrong with a node stands on a line of its own, and leaves the others' figures their room."""
+        away = NodeStats(
+            "127.0.0.1:6380", error="Redis does not answer: Connection refused, and more to be said"
+        )
+        frame = Frame(Reading(0.0, 60.0, 1), (), (), [NodeStats("127.0.0.1:6379", memory=2**20), away])
+        console = Console(width=width, file=io.StringIO(), highlight=False)
+        console.print(rendered(frame, cache, width))
+        file = console.file
+        assert isinstance(file, io.StringIO)
+        said = file.getvalue()
+        assert re.search(r"^127.0.0.1:6379 +1.0 MiB", said, re.MULTILINE)
+        assert "127.0.0.1:6380 Redis does not answer: Connection refused, and more to be said" in " ".join(
+            said.split()
+        )
+
+    def test_wide_has_all(self, command: Command, cache: Cache) -> None:
+        """In 80 columns nothing is left away."""
+        with cache.reporting():
+            cache.with_prefix("computed:").get_or_load("a", lambda: 1)
+        assert set(visible(command.terminal("top", "--once").out).split()) >= OF_PREFIXES | OF_NODES
+
     def test_large_figures(self) -> None:
         """Figures of a busy shop leave room for its prefixes in 80 columns."""
         busy = CounterSnapshot(
@@ -348,7 +395,7 @@ class TestFigures:
         )
         reading = Reading(0.0, 0.0, 12, {"computed:": busy, "product:": busy})
         console = Console(width=80, file=io.StringIO(), highlight=False)
-        console.print(prefix_table(reading, 0.0))
+        console.print(prefix_table(reading, 0.0, 80))
         file = console.file
         assert isinstance(file, io.StringIO)
         assert any(line.startswith("computed:  ") for line in file.getvalue().splitlines())

@@ -99,7 +99,7 @@ def stats(
             f"{plain(cache.settings.namespace or '(no namespace)')}, version {cache.settings.version}: "
             f"{processes(reading)} reporting now; figures {since}\n"
         )
-        tool.out.console.print(prefix_table(reading, 0.0))
+        tool.out.console.print(prefix_table(reading, 0.0, tool.out.console.width))
     else:
         tool.out.remark("no process has reported figures: see 'neverstale stats --help'")
     if not reading.prefixes:

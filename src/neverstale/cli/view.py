@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import reduce
 from typing import Any, Final
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +18,7 @@ from neverstale.hot import HotKey, HotTag
 from neverstale.metrics.nodes import NodeStats
 from neverstale.metrics.totals import Totals
 
-from .output import count, duration, plain, share, size, table
+from .output import count, duration, fitted, plain, share, size, table
 
 __all__ = ["Frame", "Reading", "frame_of", "prefix_table", "processes", "rendered"]
 
@@ -28,6 +28,9 @@ _HOT: Final = 300.0
 _WIDE: Final = 100
 #: Columns whose title says that they are rates, where they are.
 _RATED: Final = ("READS", "LOADS")
+#: What a narrow terminal does without, the least important first; reads and hits stay.
+_LEAST: Final = ("INV", "STALE", "REDIS", "LOAD", "LOADS", "LOADS/s", "ERR", "FAIL")
+_LEAST_OF_NODES: Final = ("CLIENTS", "KEYS", "EVICTED", "OPS/s", "OF")
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,11 @@ def frame_of(cache: Cache, reading: Reading, most: int) -> Frame:
 # --- how it looks ---------------------------------------------------------------------------------------------------
 
 
-def prefix_table(reading: Reading, seconds: float) -> Table:
-    """Return the figures by prefix, the busiest first: counts, or rates where they cover some `seconds`."""
+def prefix_table(reading: Reading, seconds: float, width: int) -> Table:
+    """Return the figures by prefix, the busiest first, for a terminal of so many columns.
+
+    Counts, or rates where they cover some `seconds`.
+    """
     right: tuple[str, ...] = (
         "READS",
         "HITS",
@@ -159,7 +165,7 @@ def prefix_table(reading: Reading, seconds: float) -> Table:
             _rate(figures.invalidations, seconds),
             Text(_rate(figures.errors, seconds), "red" if figures.errors else ""),
         )
-    return made
+    return fitted(made, width, _LEAST)
 
 
 def _is_busy(figures: CounterSnapshot) -> bool:
@@ -195,7 +201,7 @@ def rendered(frame: Frame, cache: Cache, width: int, hint: str = "") -> Group:
     )
     parts: list[Any] = [head, Text(f"rates per second, of the last {reading.seconds:.0f} s", "dim"), ""]
     if reading.prefixes:
-        parts.append(prefix_table(reading, reading.seconds))
+        parts.append(prefix_table(reading, reading.seconds, width))
     else:
         parts.append(Text("No process reports figures: see 'neverstale stats --help'.", "yellow"))
     hot = [
@@ -212,7 +218,7 @@ def rendered(frame: Frame, cache: Cache, width: int, hint: str = "") -> Group:
             parts.append(side)
         else:
             parts += [hot[0], "", hot[1]]
-    parts += ["", _nodes(frame.nodes)]
+    parts += ["", *_nodes(frame.nodes, width)]
     if hint:
         parts += ["", Text(hint, "dim")]
     return Group(*parts)
@@ -227,12 +233,13 @@ def _hot(title: str, names: Sequence[tuple[str, float]]) -> Table:
     return made
 
 
-def _nodes(nodes: Sequence[NodeStats]) -> Table:
+def _nodes(nodes: Sequence[NodeStats], width: int) -> list[RenderableType]:
     right = ("MEMORY", "OF", "OPS/s", "CLIENTS", "KEYS", "EVICTED")
     made = table("NODE", *right, right=right)
+    wrong: list[RenderableType] = []
     for node in nodes:
         if node.error:
-            made.add_row(plain(node.node), Text(plain(node.error), "red"))
+            wrong.append(Text.assemble(plain(node.node), "  ", (plain(node.error), "red")))
             continue
         made.add_row(
             plain(node.node),
@@ -243,4 +250,4 @@ def _nodes(nodes: Sequence[NodeStats]) -> Table:
             count(node.keys),
             count(node.evicted),
         )
-    return made
+    return [fitted(made, width, _LEAST_OF_NODES), *wrong]
