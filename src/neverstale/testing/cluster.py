@@ -191,14 +191,14 @@ def _settled_role(node: RedisServer, size: int) -> str:
     """Return `primary` or `replica`, or "" while the node is not ready for service."""
     try:
         info = node.client().cluster("info")
-        lines = _text(node.client().execute_command("CLUSTER", "NODES")).splitlines()
+        shares: Any = node.client().execute_command("CLUSTER", "SLOTS")
         role = node.client().role()
     except (RedisError, OSError):
         return ""
     if info["cluster_state"] != "ok" or int(info["cluster_known_nodes"]) != size:
         return ""
-    # What a node takes for dead it names to nobody.
-    if any({"fail", "fail?"} & set(line.split()[2].split(",")) for line in lines):
+    # What a node takes for dead, or has not heard of since it was started, it names to nobody.
+    if len({server[1] for share in shares for server in share[2:]}) != size:
         return ""
     if role[0] == b"master":
         return "primary"
