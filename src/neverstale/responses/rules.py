@@ -341,5 +341,5 @@ def _milliseconds(name: str, value: object, least: int = 1) -> int:
         raise UsageError(f"{name} is a number of seconds or a timedelta: {value!r}")
     result = min(round(number * 1000), DAY_MS)
     if result < least:
-        raise UsageError(f"{name} is longer than nothing: {value!r}")
+        raise UsageError(f"{name} must be above 0, not {value!r}")
     return result
