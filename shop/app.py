@@ -83,6 +83,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             async with catalog.cache.reporting() if catalog.cache else nullcontext():
                 yield
         finally:
+            if dashboard is not None:
+                await dashboard.close()
             await sessions.close()
             await catalog.close()
             await db.close()

@@ -158,6 +158,9 @@ class TestRun:
         assert first.family() == set()
         assert "Traceback" not in first.said
         assert first.said.splitlines()[-1] == "Ended."
+        assert (
+            "Connection closed" not in first.said
+        )  # the dashboard, which was looked at, heard of nothing but the end
 
         again = start()
         again.wait_until_served()

@@ -172,6 +172,10 @@ class Dashboard:
         async with self._feed.listening():
             yield
 
+    async def close(self) -> None:
+        """Listen no longer to other processes. Call it before closing the cache: that would cut a connection in use."""
+        await self._feed.close()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _live(receive, send)

@@ -82,6 +82,13 @@ class Feed:
             finally:
                 self._listening = False
 
+    async def close(self) -> None:
+        """Listen no longer."""
+        task, self._task = self._task, None
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait([task])
+
     async def _listen(self) -> None:
         async with self.listening():
             # For a time, not for an event.
