@@ -59,9 +59,13 @@ def url(guarded: Server) -> str:
 async def everything(url: str) -> None:
     """Do whatever an application does with its caches, on an event loop."""
     async with AsyncExitStack() as stack:
-        cache = await stack.enter_async_context(AsyncCache.from_url(url, namespace="shop", wait_limit=0.2))
+        cache = await stack.enter_async_context(
+            AsyncCache.from_url(url, namespace="shop", wait_limit=0.2, timeout=10.0, patient_timeout=10.0)
+        )
         await stack.enter_async_context(cache.reporting())
-        other = await stack.enter_async_context(AsyncCache.from_url(url, namespace="shop"))
+        other = await stack.enter_async_context(
+            AsyncCache.from_url(url, namespace="shop", timeout=10.0, patient_timeout=10.0)
+        )
         heard = asyncio.Event()
         other.events.subscribe(lambda _: heard.set(), InvalidationEvent)
         await stack.enter_async_context(other.listen())
@@ -152,7 +156,11 @@ async def answers(cache: AsyncCache) -> None:
 
 def everything_on_threads(url: str) -> None:
     """The same, shorter, on threads: what they send differs in a few commands."""
-    with Cache.from_url(url, namespace="shop") as cache, cache.listen(), cache.reporting():
+    with (
+        Cache.from_url(url, namespace="shop", timeout=10.0, patient_timeout=10.0) as cache,
+        cache.listen(),
+        cache.reporting(),
+    ):
         assert cache.get_or_load("1", lambda: 1, tags=["one"]) == 1
         cache.set_many({"2": "x", "3": "y"})
         assert cache.get_many(["2", "3"]) == {"2": "x", "3": "y"}
@@ -182,7 +190,7 @@ async def test_all_caches_work_under_it(guarded: Server, url: str) -> None:
 
 async def test_nothing_else_can_be_done(guarded: Server, url: str) -> None:
     """Keys and channels of others, and what could stop or empty the server, are out of reach."""
-    async with AsyncCache.from_url(url, namespace="other") as other:
+    async with AsyncCache.from_url(url, namespace="other", timeout=10.0, patient_timeout=10.0) as other:
         assert await other.get_or_load("1", load) == 7  # a load, and nothing stored
         assert other.stats()[""].fills == 0
     node = guarded.nodes[0].client()

@@ -511,7 +511,10 @@ def workers(
 ) -> Iterator[tuple[Cache, Cache]]:
     """Two caches, each as in a worker of its own, with a directory for both."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    with Cache.from_url(redis_server.url) as one, Cache.from_url(redis_server.url) as other:
+    with (
+        Cache.from_url(redis_server.url, timeout=10.0, patient_timeout=10.0) as one,
+        Cache.from_url(redis_server.url, timeout=10.0, patient_timeout=10.0) as other,
+    ):
         yield one, other
 
 
@@ -599,7 +602,10 @@ async def test_a_server_that_was_restarted_counts_anew(
 @pytest.fixture
 def body(redis_server: RedisServer) -> Iterator[bytes]:
     """What `/metrics` says of a cache that has done something of everything."""
-    with Cache.from_url(redis_server.url, prefix="linted:") as cache, cache.reporting():
+    with (
+        Cache.from_url(redis_server.url, prefix="linted:", timeout=10.0, patient_timeout=10.0) as cache,
+        cache.reporting(),
+    ):
         cache.get_or_load("k", lambda: 1)
         cache.set("k", "1")
         cache.get("k")
@@ -650,7 +656,7 @@ def test_no_label_is_empty(redis_server: RedisServer) -> None:
 
 async def test_asgi_and_wsgi(redis_server: RedisServer) -> None:
     """Both applications answer in the format that the scraper asks for."""
-    with Cache.from_url(redis_server.url, prefix="mounted:") as cache:
+    with Cache.from_url(redis_server.url, prefix="mounted:", timeout=10.0, patient_timeout=10.0) as cache:
         cache.get("k")
         sent: list[dict[str, Any]] = []
 

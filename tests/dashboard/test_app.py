@@ -199,7 +199,10 @@ async def test_invalidations_are_shown(opened: Open, cache: AsyncCache, redis_se
 
     await look()
     heard: list[InvalidationEvent] = []
-    async with AsyncCache.from_url(redis_server.url, namespace="shop") as other, cache.listen():
+    async with (
+        AsyncCache.from_url(redis_server.url, namespace="shop", timeout=10.0, patient_timeout=10.0) as other,
+        cache.listen(),
+    ):
         cache.events.subscribe(heard.append, InvalidationEvent)
         channel = cache._shared.announcer.channel
         asked = redis_server.client()
@@ -223,7 +226,10 @@ async def test_invalidations_are_shown(opened: Open, cache: AsyncCache, redis_se
 async def test_invalidations_before_the_first_look(cache: AsyncCache, redis_server: RedisServer) -> None:
     """An application that listens from its start has them for who comes later."""
     dashboard = Dashboard(cache)
-    async with dashboard.listening(), AsyncCache.from_url(redis_server.url, namespace="shop") as other:
+    async with (
+        dashboard.listening(),
+        AsyncCache.from_url(redis_server.url, namespace="shop", timeout=10.0, patient_timeout=10.0) as other,
+    ):
         await other.invalidate_tag("products")
         await until(lambda: dashboard._feed._kept)
     assert [each["names"] for each in dashboard._feed._kept.values()] == [["products"]]

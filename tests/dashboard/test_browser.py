@@ -132,7 +132,7 @@ def test_hostile_names_are_shown_as_what_they_are(
     page = pages(dashboard, width=390)
     log_in(page)
     name = "<img src=x onerror=document.title='owned'>\x1b\u202egnp.\u2066" + "w" * 400
-    with Cache.from_url(redis_server.url, namespace="shop") as cache:
+    with Cache.from_url(redis_server.url, namespace="shop", timeout=10.0, patient_timeout=10.0) as cache:
         cache.set_json(name, {"\u202e": "<script>document.title='owned'</script>"}, tags=["\u202etag"])
         cache.invalidate_tag("\u202eother", reason="\u202e<b>\x07")
         event = page.locator("#events li").first
@@ -153,7 +153,12 @@ def test_a_long_prefix_makes_nothing_wider(pages: OpenPage) -> None:
     prefix = "w" * 120 + ":"
     with RedisServer.start(binaries()["redis"]) as server, serving(server) as url:
         page = pages(url)
-        with Cache.from_url(server.url, namespace="shop", prefix=prefix) as cache, cache.reporting():
+        with (
+            Cache.from_url(
+                server.url, namespace="shop", prefix=prefix, timeout=10.0, patient_timeout=10.0
+            ) as cache,
+            cache.reporting(),
+        ):
             for _ in range(500):
                 cache.get("k")
         long = page.locator("#table-prefixes th[scope=row]").filter(has_text="wwww")
@@ -173,7 +178,7 @@ def test_a_key_is_looked_up_and_invalidated(
     """From the table of the hottest to what is stored, and to its end."""
     page = pages(dashboard)
     log_in(page)
-    with Cache.from_url(redis_server.url, namespace="shop") as cache:
+    with Cache.from_url(redis_server.url, namespace="shop", timeout=10.0, patient_timeout=10.0) as cache:
         cache.set_json("mine", {"name": "<script>"}, tags=["t"])
         page.get_by_label("Key, with its prefix").first.fill("mine")
         page.get_by_role("button", name="Look up").click()

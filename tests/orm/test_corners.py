@@ -138,7 +138,7 @@ def told(redis_server: RedisServer, tmp_path: Path) -> Iterator[Told]:
         session.add_all([Item(number=1, word="a", city="x", street="y"), Tag(id=1), Tag(id=2)])
         session.flush()
         session.add_all([Part(id=1, item_id=1), Part(id=2)])
-    with Cache.from_url(redis_server.url) as cache:
+    with Cache.from_url(redis_server.url, timeout=10.0, patient_timeout=10.0) as cache:
         following = follow_writes(Followed, cache)
         yield Told(engine, cache)
         following.detach()

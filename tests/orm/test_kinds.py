@@ -172,7 +172,7 @@ def told(redis_server: RedisServer) -> Iterator[Callable[..., set[str]]]:
     class Followed(Session):
         pass
 
-    with Cache.from_url(redis_server.url) as cache:
+    with Cache.from_url(redis_server.url, timeout=10.0, patient_timeout=10.0) as cache:
         cache.events.subscribe(events.append, InvalidationEvent)
         following = follow_writes(Followed, cache)
 
