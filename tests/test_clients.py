@@ -602,6 +602,19 @@ def test_each_loop_has_its_own_client_and_closes_it_when_it_ends(redis_server: R
     asyncio.run(connections.close())
 
 
+def test_a_connection_that_another_thread_closes_is_not_ready(redis_server: RedisServer) -> None:
+    """The parser has lost its socket, and the connection does not know it yet: that is no error of the caller's."""
+    connections = shared(Settings.from_url(redis_server.url))
+    client: Any = connections.fast
+    connection = client.connection_pool.get_connection()
+    assert connection.ready()
+    connection._parser._sock = None
+    assert connection.ready() is False
+    connection.disconnect()
+    client.connection_pool.release(connection)
+    connections.close()
+
+
 def test_a_client_outside_a_loop_is_an_error() -> None:
     """An asynchronous client without an event loop would belong to none."""
     connections = shared_async(Settings())

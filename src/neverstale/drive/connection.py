@@ -98,7 +98,8 @@ class _Observed:
         """Say whether a command can be sent: it is connected, and nothing is left to read."""
         try:
             return self._sock is not None and not self.can_read()
-        except _BROKEN:
+        except (*_BROKEN, TypeError, ValueError, AttributeError):
+            # The latter where another thread closes the cache at this moment: redis-py's parser has lost its socket.
             return False
 
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
