@@ -9,6 +9,7 @@ configuration starts one for itself.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 from collections import Counter
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import astuple
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from neverstale.drive import clients
 from neverstale.testing.servers import (
@@ -181,6 +183,14 @@ def _users() -> Counter[str]:
         for shared, users in registry._in_use.values():
             found[str(shared._settings.url)] += users
     return found
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Limit the clean-up, too: a failure takes all limits off its test, for debuggers."""
+    limit = float(item.config.getini("faulthandler_timeout"))
+    faulthandler.dump_traceback_later(limit, exit=True, file=item.config.stash[fault_handler_stderr_fd_key])
+    return (yield)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -38,6 +38,15 @@ async def until(condition: Callable[[], object], limit: float = LIMIT) -> None:
         await asyncio.sleep(0.001)
 
 
+async def cancel_what_runs() -> None:
+    """End what a test that has failed half way holds, or its caches would wait for it for ever when they are closed."""
+    running = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running, timeout=LIMIT)
+
+
 class Loader:
     """A loader that counts how often it is called.
 
@@ -215,6 +224,7 @@ class Faces:
     async def close(self) -> None:
         for loader in self._loaders:
             loader.let_go()
+        await cancel_what_runs()
         for face in self._made:
             await face.close()
         self._threads.shutdown()

@@ -10,6 +10,7 @@ import pytest
 from neverstale import AsyncCache
 from neverstale.testing.servers import RedisServer
 from neverstale.web.asgi import ResponseCacheMiddleware
+from tests.behaviour.faces import cancel_what_runs
 from tests.responses.asking import Application, Ask
 
 
@@ -35,6 +36,7 @@ class Site:
 async def cache(redis_server: RedisServer) -> AsyncIterator[AsyncCache]:
     async with AsyncCache.from_url(redis_server.url, namespace="web", timeout=5, patient_timeout=10) as cache:
         yield cache
+        await cancel_what_runs()
 
 
 @pytest.fixture
