@@ -382,7 +382,8 @@ class TestProcess:
 
     def test_ctrl_c(self, redis_server: RedisServer) -> None:
         """Ctrl-C begins no more jobs, and ends with a summary once what runs has ended."""
-        code = PROGRAM.replace("time.sleep(60)", "sys.stdin.readline()")
+        # The line may come before the event loop has seen the signal.
+        code = PROGRAM.replace("time.sleep(60)", "sys.stdin.readline(), time.sleep(1)")
         process = subprocess.Popen(
             [sys.executable, "-c", code, redis_server.url, "5"],
             stdout=subprocess.PIPE,
