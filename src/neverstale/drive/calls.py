@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, TypeAlias, TypeVar
 
+from hiredis import pack_command
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
@@ -49,7 +50,7 @@ from neverstale.flight import Flight, Flights
 from neverstale.loading import Answer
 
 from .clients import AsyncConnections, Connections
-from .connection import REDIS_ERRORS, unavailable
+from .connection import REDIS_ERRORS, plain, unavailable
 
 __all__ = [
     "LATER",
@@ -62,6 +63,7 @@ __all__ = [
     "loaded",
     "missing_scripts",
     "one_each",
+    "pack",
     "redirected",
     "results",
     "run_id",
@@ -122,6 +124,12 @@ def string(reply: Any) -> bytes | None:
             return None
         raise reply
     return reply if reply is None else bytes(reply)
+
+
+def pack(words: Words) -> bytes:
+    """Return a command as it is sent."""
+    packed: bytes = pack_command(plain(words))
+    return packed
 
 
 def missing_scripts(calls: Sequence[Call[Any]], replies: Sequence[Any]) -> dict[int, Words]:

@@ -7,16 +7,17 @@ so it is watched here: `observed(base, watch)` makes a subclass of a redis-py co
 Connected means that the server has answered a PING: a frozen server's kernel accepts connections as well, and
 after a TLS handshake there are session tickets to be read, which redis-py's pool takes for a reply to nobody.
 
-Two traps of redis-py are closed here as well:
+Three traps of redis-py are closed here as well:
 - Sentinel's connections stay open after a read that timed out, so that the next command reads the late reply; here
   every broken read closes its connection.
 - CLUSTERDOWN makes the cluster client sleep for 0.25 s on the hit path; here it is a broken connection.
+- hiredis ends the process if a signal's handler raises while it writes a number; here it is given none (`plain`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import redis
@@ -25,13 +26,22 @@ from redis.exceptions import ClusterDownError, RedisClusterException, ResponseEr
 from neverstale.errors import RedisUnavailable
 from neverstale.events import ConnectionEvent, Events
 
-__all__ = ["REDIS_ERRORS", "Watch", "observed", "observed_async", "unavailable"]
+__all__ = ["REDIS_ERRORS", "Watch", "observed", "observed_async", "plain", "unavailable"]
 
 # What a call on a redis-py client can raise because of Redis. The cluster client's own exceptions are no
 # RedisError; OSError covers name resolution, TLS, and the TimeoutError of Python and asyncio.
 REDIS_ERRORS: Final = (redis.RedisError, RedisClusterException, OSError)
 
 _BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+
+
+def plain(words: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the words of a command with its numbers as text.
+
+    hiredis (3.5) asks Python for the text of a number, at which Python lets signals' handlers run, and does not look
+    whether they raised: Ctrl-C, or a time limit of gunicorn or Celery, would be a segmentation fault.
+    """
+    return tuple([str(word) if isinstance(word, (int, float)) else word for word in words])
 
 
 def unavailable(problem: BaseException) -> RedisUnavailable:
@@ -92,7 +102,12 @@ class _Observed:
     can_read: Callable[[], bool]
     _sock: Any
     _finalizing = False
-    pack_command: Callable[..., Any]
+
+    def pack_command(self, *words: Any) -> Any:
+        return super().pack_command(*plain(words))  # type: ignore[misc]
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> Any:
+        return super().pack_commands(map(plain, commands))  # type: ignore[misc]
 
     def ready(self) -> bool:
         """Say whether a command can be sent: it is connected, and nothing is left to read."""

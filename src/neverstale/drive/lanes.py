@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 import redis.asyncio
-from hiredis import pack_command
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import ResponseError
@@ -27,7 +26,7 @@ from redis.exceptions import TimeoutError as TimedOut
 from neverstale.core.calls import DropSlot
 from neverstale.core.commands import TopologyView
 
-from .calls import Words, in_chunks, one_each, redirected, run_id, slot_of, string, to_ask, topology
+from .calls import Words, in_chunks, one_each, pack, redirected, run_id, slot_of, string, to_ask, topology
 from .cluster import AsyncBoundedCluster
 from .connection import REDIS_ERRORS
 
@@ -166,7 +165,7 @@ class Lane:
             at += len(words)
 
     async def _converse(self, commands: Sequence[Words]) -> list[Any]:
-        packed = b"".join(map(pack_command, commands))
+        packed = b"".join(map(pack, commands))
         connection = self._idle.pop() if self._idle else await self._pool.get_connection()
         try:
             return await connection.converse(packed, len(commands))  # type: ignore[no-any-return]

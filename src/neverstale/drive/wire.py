@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import redis
-from hiredis import pack_command
 from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import ResponseError
 
 from neverstale.core.calls import DropSlot
 from neverstale.core.commands import TopologyView
 
-from .calls import Words, in_chunks, one_each, redirected, run_id, slot_of, string, to_ask, topology
+from .calls import Words, in_chunks, one_each, pack, redirected, run_id, slot_of, string, to_ask, topology
 from .cluster import BoundedCluster
 from .connection import REDIS_ERRORS
 
@@ -57,7 +56,7 @@ class Wire(Protocol):
 def _converse(pool: Any, commands: Sequence[Words]) -> list[Any]:
     connection = pool.get_connection()
     try:
-        connection.send_packed_command((b"".join(map(pack_command, commands)),))
+        connection.send_packed_command((b"".join(map(pack, commands)),))
         return [_reply(connection) for _ in commands]
     except BaseException:
         connection.disconnect()  # replies may be on their way that nobody will read
@@ -147,7 +146,7 @@ class ClusterWire:
                 pool: Any = self._client.get_redis_connection(node).connection_pool
                 connection = pool.get_connection()
                 asked.append((pool, connection, indexes))
-                connection.send_packed_command((b"".join(pack_command(commands[i][1]) for i in indexes),))
+                connection.send_packed_command((b"".join(pack(commands[i][1]) for i in indexes),))
             for _, connection, indexes in asked:
                 for index in indexes:
                     replies[index] = _reply(connection)
