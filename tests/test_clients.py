@@ -232,7 +232,7 @@ def test_a_frozen_redis_costs_tens_of_milliseconds(connections: Connections, ser
         assert fails(lambda: unused.fast.get("k")) < SOON
         assert health(connections).redis.startswith("TimeoutError: ")
         assert connections.ping() is False
-    wait_until(lambda: unused.ping() and connections.fast.get("k") == b"v", "Redis is back")
+    wait_until(lambda: unused.ping() and connections.fast.get("k") == b"v", "Redis is back", limit=5)
     unused.close()
 
 
@@ -246,7 +246,7 @@ async def test_a_frozen_redis_costs_tens_of_milliseconds_async(server: Server) -
         assert await afails(lambda: unused.fast.get("k")) < SOON
         assert (await health_async(connections)).redis.startswith("TimeoutError: ")
         assert await connections.ping() is False
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(5):
         while not (await unused.ping() and await connections.ping()):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     assert await connections.fast.get("k") == b"v"
@@ -266,7 +266,7 @@ def test_one_frozen_primary_costs_nobody_else_anything(redis_cluster: RedisClust
         assert fails(lambda: connections.fast.get(lost)) < SOON
         assert [connections.fast.get(key) for key in keys.values()] == [b"v", b"v"]
         assert str(port) in health(connections).redis
-    wait_until(lambda: connections.ping(), "the primary is back")
+    wait_until(lambda: connections.ping(), "the primary is back", limit=5)
     connections.close()
 
 

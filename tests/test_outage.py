@@ -18,9 +18,8 @@ from neverstale.testing.servers import RedisCluster, RedisServer, free_port, fro
 from tests.behaviour.faces import KINDS, Face, Faces, Kind, until
 from tests.behaviour.network import Network
 
-#: A read takes two time limits of 50 ms where it finds every batch under way; the rest is for a busy machine. Held up
-#: as long as Redis is frozen, or one after the other, the calls of these tests would take longer than this.
-BOUND = 4.0
+#: A read takes two time limits of 50 ms where it finds every batch under way; the rest is for a busy machine.
+BOUND = 1.0
 #: What invalidations may take: longer than reads, so that they arrive, and in these tests not too long.
 PATIENT = 0.2
 OUTAGES = ("frozen", "killed", "refused")
@@ -216,7 +215,8 @@ async def test_many_readers(faces: Faces, own_server: RedisServer) -> None:
     loader = face.loader(1)
     with frozen(own_server):
         for _ in range(2):
-            with within(BOUND, f"{faces.kind}: 100 readers of a frozen Redis"):
+            # One after the other they would take five seconds; a hundred threads have much to do on a busy machine.
+            with within(2.5, f"{faces.kind}: 100 readers of a frozen Redis"):
                 keys = [f"k{i % 50}" for i in range(100)]
                 assert await asyncio.gather(*(face.get_or_load(key, loader) for key in keys)) == [1] * 100
 
@@ -413,7 +413,7 @@ async def test_one_primary_is_frozen(cluster_faces: Faces, redis_cluster: RedisC
         assert await face.get(ours[0]) == "new"
         took = time.perf_counter() - began
     print(f"{cluster_faces.kind}: {len(ours)} hits, 2 misses of a frozen primary: {took * 1000:.0f} ms")
-    assert took < BOUND
+    assert took < 1.5
 
 
 async def test_invalidating_while_another_primary_is_frozen(
@@ -508,7 +508,7 @@ def listeners(node: RedisServer) -> int:
 
 
 async def test_listening_when_a_node_dies(redis_cluster: RedisCluster, kind: Kind) -> None:
-    """Whoever listens through a node that dies hears of invalidations again, through another, within seconds."""
+    """Whoever listens through a node that dies hears of invalidations again, through another, within 3 seconds."""
     made, talking = Faces(kind, redis_cluster.url), Faces("async", redis_cluster.url)
     listener, talker = fast(made, patient_timeout=1.0), fast(talking)
     heard: list[str] = []
@@ -524,7 +524,7 @@ async def test_listening_when_a_node_dies(redis_cluster: RedisCluster, kind: Kin
         )
         victim.kill()
         began = time.perf_counter()
-        while after not in heard and time.perf_counter() - began < 10:
+        while after not in heard and time.perf_counter() - began < 3:
             with contextlib.suppress(InvalidationError):
                 await talker.invalidate_key(after)
             await asyncio.sleep(0.05)
